@@ -1,0 +1,319 @@
+//! The kernels for AVX2 with FMA and F16C: the instruction set of the canonical build, and so the
+//! same vectors of eight lanes in the same order.
+//!
+//! What bounds them: `i2_s_gemm` with one token reads 32 bytes per about 20 instructions and is
+//! bound by memory; with four or more tokens it is bound by `vpmaddubsw`. `f16_dot` is bound by
+//! memory on the head and by the conversion on the KV cache.
+
+use std::arch::x86_64::*;
+
+use half::f16;
+
+use super::scalar::{self, Scalar, exp};
+use super::{Isa, Kernels, QuantizedRow, check_i2_s_gemm};
+use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
+
+/// The kernels for CPUs with AVX2, FMA and F16C. A value exists only where the CPU has all three.
+#[derive(Debug)]
+pub struct Avx2 {
+    _cpu_has_it: (),
+}
+
+/// The kernels, if the CPU can run them.
+pub(super) fn get() -> Option<&'static Avx2> {
+    static AVX2: Avx2 = Avx2 { _cpu_has_it: () };
+    let present = is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("f16c");
+    present.then_some(&AVX2)
+}
+
+impl Kernels for Avx2 {
+    fn isa(&self) -> Isa {
+        Isa::Avx2
+    }
+
+    fn quantize_activations(&self, x: &[f32], q: &mut [i8]) -> QuantizedRow {
+        assert_eq!(x.len(), q.len());
+        // SAFETY: an `Avx2` exists only where `get` found the features.
+        unsafe { quantize_activations(x, q) }
+    }
+
+    fn i2_s_gemm(&self, width: usize, packed: &[u8], q: &[i8], out: &mut [i32]) {
+        let (_, tokens) = check_i2_s_gemm(width, packed, q, out);
+        if tokens > 0 {
+            // SAFETY: an `Avx2` exists only where `get` found the features.
+            unsafe { i2_s_gemm(width, tokens, packed, q, out) }
+        }
+    }
+
+    fn f16_dot(&self, a: &[f16], b: &[f16]) -> f32 {
+        assert_eq!(a.len(), b.len());
+        // SAFETY: an `Avx2` exists only where `get` found the features.
+        unsafe { f16_dot(a, b) }
+    }
+
+    fn f32_dot(&self, a: &[f32], b: &[f32]) -> f32 {
+        assert_eq!(a.len(), b.len());
+        // SAFETY: an `Avx2` exists only where `get` found the features.
+        unsafe { f32_dot(a, b) }
+    }
+
+    fn exp_and_sum(&self, x: &mut [f32], max: f32) -> f64 {
+        // SAFETY: an `Avx2` exists only where `get` found the features.
+        unsafe { exp_and_sum(x, max) }
+    }
+
+    fn f32_to_f16(&self, x: &[f32], out: &mut [f16]) {
+        assert_eq!(x.len(), out.len());
+        // SAFETY: an `Avx2` exists only where `get` found the features.
+        unsafe { f32_to_f16(x, out) }
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn quantize_activations(x: &[f32], q: &mut [i8]) -> QuantizedRow {
+    let (vectors, tail) = x.as_chunks::<8>();
+    let magnitude_bits = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fff_ffff));
+    let mut largest = _mm256_setzero_ps();
+    let mut unordered = _mm256_setzero_ps();
+    for vector in vectors {
+        let value = load_f32(vector);
+        largest = _mm256_max_ps(largest, _mm256_and_ps(value, magnitude_bits));
+        unordered = _mm256_or_ps(unordered, _mm256_cmp_ps::<_CMP_UNORD_Q>(value, value));
+    }
+    if _mm256_movemask_ps(unordered) != 0 || tail.iter().any(|x| x.is_nan()) {
+        // What a NaN does to the maximum depends on its place; the definition says how.
+        return Scalar.quantize_activations(x, q);
+    }
+    let mut lanes = [0.0f32; 8];
+    store_f32(&mut lanes, largest);
+    let maximum = lanes.iter().chain(tail).fold(0.00001f64, |m, x| m.max(f64::from(x.abs())));
+
+    let (q_vectors, q_tail) = q.as_chunks_mut::<8>();
+    let scale = (127.0 / maximum) as f32;
+    let (scales, round) = (_mm256_set1_ps(scale), _mm256_set1_ps(exp::ROUND));
+    let mut sums = _mm256_setzero_si256();
+    for (vector, q) in vectors.iter().zip(q_vectors) {
+        let shifted = _mm256_add_ps(_mm256_mul_ps(load_f32(vector), scales), round);
+        let mantissa = _mm256_and_si256(_mm256_castps_si256(shifted), _mm256_set1_epi32(0x007f_ffff));
+        let rounded = _mm256_sub_epi32(mantissa, _mm256_set1_epi32(0x0040_0000));
+        let clamped =
+            _mm256_max_epi32(_mm256_min_epi32(rounded, _mm256_set1_epi32(127)), _mm256_set1_epi32(-128));
+        sums = _mm256_add_epi32(sums, clamped);
+        let narrow = _mm_packs_epi32(_mm256_castsi256_si128(clamped), _mm256_extracti128_si256::<1>(clamped));
+        *q = _mm_cvtsi128_si64(_mm_packs_epi16(narrow, narrow)).to_le_bytes().map(|byte| byte as i8);
+    }
+    let rest = scalar::quantize_with_maximum(tail, q_tail, maximum);
+    QuantizedRow { scale, sum: sum_i32(sums) + rest.sum }
+}
+
+/// Blocks whose 16-bit lane sums cannot overflow: one block adds at most 4·2·2·128 = 2048 to a lane.
+const BLOCKS_PER_FLUSH: usize = 15;
+/// Tokens that share one unpacking of the weights.
+const TOKENS: usize = 4;
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn i2_s_gemm(width: usize, tokens: usize, packed: &[u8], q: &[i8], out: &mut [i32]) {
+    for (row, sums) in packed.chunks_exact(width / 4).zip(out.chunks_exact_mut(tokens)) {
+        let mut groups = q.chunks_exact(TOKENS * width);
+        let (sum_groups, sum_rest) = sums.as_chunks_mut::<TOKENS>();
+        for (q, sums) in (&mut groups).zip(sum_groups) {
+            *sums = i2_s_dots(row, std::array::from_fn(|token| &q[token * width..][..width]));
+        }
+        for (q, sum) in groups.remainder().chunks_exact(width).zip(sum_rest) {
+            [*sum] = i2_s_dots(row, [q]);
+        }
+    }
+}
+
+/// The sums of one packed row against `N` rows of activations.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn i2_s_dots<const N: usize>(row: &[u8], q: [&[i8]; N]) -> [i32; N] {
+    let blocks = row.as_chunks::<BLOCK_BYTES>().0;
+    let q: [&[[i8; BLOCK]]; N] = q.map(|q| q.as_chunks::<BLOCK>().0);
+    let mut sums = [_mm256_setzero_si256(); N];
+    let mut start = 0;
+    while start < blocks.len() {
+        let end = blocks.len().min(start + BLOCKS_PER_FLUSH);
+        let mut partial = [_mm256_setzero_si256(); N];
+        for block in start..end {
+            let codes = unpack(&blocks[block]);
+            for token in 0..N {
+                let activations = q[token][block].as_chunks::<32>().0;
+                for (codes, activations) in codes.iter().zip(activations) {
+                    let pairs = _mm256_maddubs_epi16(*codes, load_i8(activations));
+                    partial[token] = _mm256_add_epi16(partial[token], pairs);
+                }
+            }
+        }
+        for (sum, partial) in sums.iter_mut().zip(partial) {
+            *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(partial, _mm256_set1_epi16(1)));
+        }
+        start = end;
+    }
+    std::array::from_fn(|token| sum_i32(sums[token]))
+}
+
+/// The four groups of 32 codes of a block, in the order of the activations (spec §1.3).
+#[target_feature(enable = "avx2")]
+fn unpack(block: &[u8; BLOCK_BYTES]) -> [__m256i; 4] {
+    let bytes = load_u8(block);
+    let low = _mm256_set1_epi8(3);
+    [
+        _mm256_and_si256(_mm256_srli_epi16::<6>(bytes), low),
+        _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), low),
+        _mm256_and_si256(_mm256_srli_epi16::<2>(bytes), low),
+        _mm256_and_si256(bytes, low),
+    ]
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn f16_dot(a: &[f16], b: &[f16]) -> f32 {
+    let (a_steps, a_tail) = a.as_chunks::<32>();
+    let (b_steps, b_tail) = b.as_chunks::<32>();
+    let mut accumulators = [_mm256_setzero_ps(); 4];
+    for (a, b) in a_steps.iter().zip(b_steps) {
+        let (a, b) = (a.as_chunks::<8>().0, b.as_chunks::<8>().0);
+        for lane in 0..4 {
+            accumulators[lane] = _mm256_fmadd_ps(load_f16(&a[lane]), load_f16(&b[lane]), accumulators[lane]);
+        }
+    }
+    let mut sum = f64::from(reduce(accumulators));
+    for (a, b) in a_tail.iter().zip(b_tail) {
+        sum += f64::from(a.to_f32() * b.to_f32());
+    }
+    sum as f32
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn f32_dot(a: &[f32], b: &[f32]) -> f32 {
+    let (a_steps, a_tail) = a.as_chunks::<32>();
+    let (b_steps, b_tail) = b.as_chunks::<32>();
+    let mut accumulators = [_mm256_setzero_ps(); 4];
+    for (a, b) in a_steps.iter().zip(b_steps) {
+        let (a, b) = (a.as_chunks::<8>().0, b.as_chunks::<8>().0);
+        for lane in 0..4 {
+            accumulators[lane] = _mm256_fmadd_ps(load_f32(&a[lane]), load_f32(&b[lane]), accumulators[lane]);
+        }
+    }
+    let mut sum = reduce(accumulators);
+    for (a, b) in a_tail.iter().zip(b_tail) {
+        sum += a * b;
+    }
+    sum
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn exp_and_sum(x: &mut [f32], max: f32) -> f64 {
+    let maximum = _mm256_set1_ps(max);
+    let mut sum = 0.0f64;
+    let (vectors, tail) = x.as_chunks_mut::<8>();
+    for vector in vectors {
+        let value = exp_vector(_mm256_sub_ps(load_f32(vector), maximum));
+        store_f32(vector, value);
+        let half = _mm_add_ps(_mm256_extractf128_ps::<1>(value), _mm256_castps256_ps128(value));
+        let pair = _mm_add_ps(half, _mm_movehl_ps(half, half));
+        let one = _mm_add_ss(pair, _mm_movehdup_ps(pair));
+        sum += f64::from(_mm_cvtss_f32(one));
+    }
+    for value in tail {
+        *value = (*value - max).exp();
+        sum += f64::from(*value);
+    }
+    sum
+}
+
+/// `exp` of eight lanes; the same steps as the scalar definition, all branches by masks.
+#[target_feature(enable = "avx2,fma")]
+fn exp_vector(x: __m256) -> __m256 {
+    let splat = |value: f32| _mm256_set1_ps(value);
+    let round = splat(exp::ROUND);
+    let z = _mm256_fmadd_ps(x, splat(exp::LOG2_E), round);
+    let n = _mm256_sub_ps(z, round);
+    let b = _mm256_fnmadd_ps(n, splat(exp::LN2_LOW), _mm256_fnmadd_ps(n, splat(exp::LN2_HIGH), x));
+    let e = _mm256_slli_epi32::<23>(_mm256_castps_si256(z));
+    let k = _mm256_castsi256_ps(_mm256_add_epi32(e, _mm256_set1_epi32(0x3f80_0000)));
+    let u = _mm256_mul_ps(b, b);
+    let c = exp::C;
+    let high = _mm256_fmadd_ps(splat(c[0]), b, splat(c[1]));
+    let low = _mm256_fmadd_ps(splat(c[2]), b, splat(c[3]));
+    let j = _mm256_fmadd_ps(_mm256_fmadd_ps(high, u, low), u, _mm256_mul_ps(splat(c[4]), b));
+    let ordinary = _mm256_fmadd_ps(k, j, k);
+
+    let magnitude = _mm256_andnot_ps(splat(-0.0), n);
+    let large = _mm256_cmp_ps::<_CMP_GT_OQ>(magnitude, splat(126.0));
+    if _mm256_movemask_ps(large) == 0 {
+        return ordinary;
+    }
+    let huge = _mm256_cmp_ps::<_CMP_GT_OQ>(magnitude, splat(192.0));
+    let negative = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_LE_OQ>(n, _mm256_setzero_ps()));
+    let g = _mm256_and_si256(negative, _mm256_set1_epi32(0x8200_0000u32 as i32));
+    let s1 = _mm256_castsi256_ps(_mm256_add_epi32(g, _mm256_set1_epi32(0x7f00_0000)));
+    let s2 = _mm256_castsi256_ps(_mm256_sub_epi32(e, g));
+    let stepped = _mm256_mul_ps(_mm256_fmadd_ps(s2, j, s2), s1);
+    let result = _mm256_blendv_ps(ordinary, stepped, large);
+    _mm256_blendv_ps(result, _mm256_mul_ps(s1, s1), huge)
+}
+
+#[target_feature(enable = "avx2,f16c")]
+fn f32_to_f16(x: &[f32], out: &mut [f16]) {
+    let (vectors, tail) = x.as_chunks::<8>();
+    let (out_vectors, out_tail) = out.as_chunks_mut::<8>();
+    for (vector, out) in vectors.iter().zip(out_vectors) {
+        let rounded = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(load_f32(vector));
+        // SAFETY: `out` is 16 writable bytes; the store has no alignment requirement.
+        unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), rounded) }
+    }
+    for (x, out) in tail.iter().zip(out_tail) {
+        *out = f16::from_f32(*x);
+    }
+}
+
+/// The canonical reduction tree of four accumulators.
+#[target_feature(enable = "avx2")]
+fn reduce([a0, a1, a2, a3]: [__m256; 4]) -> f32 {
+    let folded = _mm256_add_ps(_mm256_add_ps(a0, a2), _mm256_add_ps(a1, a3));
+    let half = _mm_add_ps(_mm256_castps256_ps128(folded), _mm256_extractf128_ps::<1>(folded));
+    let pairs = _mm_hadd_ps(half, half);
+    _mm_cvtss_f32(_mm_hadd_ps(pairs, pairs))
+}
+
+/// The sum of eight i32 lanes.
+#[target_feature(enable = "avx2")]
+fn sum_i32(x: __m256i) -> i32 {
+    let half = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
+    let pair = _mm_add_epi32(half, _mm_shuffle_epi32::<0b01_00_11_10>(half));
+    _mm_cvtsi128_si32(_mm_add_epi32(pair, _mm_shuffle_epi32::<0b10_11_00_01>(pair)))
+}
+
+#[target_feature(enable = "avx2")]
+fn load_f32(values: &[f32; 8]) -> __m256 {
+    // SAFETY: the reference covers the 32 bytes that are read; no alignment is required.
+    unsafe { _mm256_loadu_ps(values.as_ptr()) }
+}
+
+#[target_feature(enable = "avx2")]
+fn store_f32(values: &mut [f32; 8], vector: __m256) {
+    // SAFETY: the reference covers the 32 bytes that are written; no alignment is required.
+    unsafe { _mm256_storeu_ps(values.as_mut_ptr(), vector) }
+}
+
+#[target_feature(enable = "avx2,f16c")]
+fn load_f16(values: &[f16; 8]) -> __m256 {
+    // SAFETY: the reference covers the 16 bytes that are read; no alignment is required, and f16 is
+    // a transparent u16.
+    _mm256_cvtph_ps(unsafe { _mm_loadu_si128(values.as_ptr().cast()) })
+}
+
+#[target_feature(enable = "avx2")]
+fn load_u8(bytes: &[u8; 32]) -> __m256i {
+    // SAFETY: the reference covers the 32 bytes that are read; no alignment is required.
+    unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "avx2")]
+fn load_i8(bytes: &[i8; 32]) -> __m256i {
+    // SAFETY: the reference covers the 32 bytes that are read; no alignment is required.
+    unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+}

@@ -1,0 +1,193 @@
+//! The kernels in plain Rust: the definition of every result, and the oracle of the other files.
+//! Written for clarity; the order of every floating-point operation is part of the contract.
+
+use half::f16;
+
+use super::{Isa, Kernels, QuantizedRow, check_i2_s_gemm};
+use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
+
+/// f32 lanes of one vector of the canonical build.
+const LANES: usize = 8;
+/// Accumulators of a dot product of the canonical build.
+const ACCUMULATORS: usize = 4;
+/// Elements that one step of a dot product takes.
+const STEP: usize = LANES * ACCUMULATORS;
+
+/// The kernels for any CPU.
+#[derive(Debug)]
+pub struct Scalar;
+
+impl Kernels for Scalar {
+    fn isa(&self) -> Isa {
+        Isa::Scalar
+    }
+
+    fn quantize_activations(&self, x: &[f32], q: &mut [i8]) -> QuantizedRow {
+        quantize_with_maximum(x, q, maximum_magnitude(x))
+    }
+
+    fn i2_s_gemm(&self, width: usize, packed: &[u8], q: &[i8], out: &mut [i32]) {
+        let (_, tokens) = check_i2_s_gemm(width, packed, q, out);
+        if tokens == 0 {
+            return;
+        }
+        for (row, sums) in packed.chunks_exact(width / 4).zip(out.chunks_exact_mut(tokens)) {
+            for (activations, sum) in q.chunks_exact(width).zip(sums) {
+                *sum = i2_s_dot(row, activations);
+            }
+        }
+    }
+
+    fn f16_dot(&self, a: &[f16], b: &[f16]) -> f32 {
+        assert_eq!(a.len(), b.len());
+        let full = a.len() / STEP * STEP;
+        let mut accumulators = [[0.0f32; LANES]; ACCUMULATORS];
+        for start in (0..full).step_by(STEP) {
+            for (i, lane) in accumulators.as_flattened_mut().iter_mut().enumerate() {
+                *lane = a[start + i].to_f32().mul_add(b[start + i].to_f32(), *lane);
+            }
+        }
+        let mut sum = f64::from(reduce(&accumulators));
+        for i in full..a.len() {
+            sum += f64::from(a[i].to_f32() * b[i].to_f32());
+        }
+        sum as f32
+    }
+
+    fn f32_dot(&self, a: &[f32], b: &[f32]) -> f32 {
+        assert_eq!(a.len(), b.len());
+        let full = a.len() / STEP * STEP;
+        let mut accumulators = [[0.0f32; LANES]; ACCUMULATORS];
+        for start in (0..full).step_by(STEP) {
+            for (i, lane) in accumulators.as_flattened_mut().iter_mut().enumerate() {
+                *lane = a[start + i].mul_add(b[start + i], *lane);
+            }
+        }
+        let mut sum = reduce(&accumulators);
+        for i in full..a.len() {
+            sum += a[i] * b[i];
+        }
+        sum
+    }
+
+    fn exp_and_sum(&self, x: &mut [f32], max: f32) -> f64 {
+        let mut sum = 0.0f64;
+        let mut vectors = x.chunks_exact_mut(LANES);
+        for vector in &mut vectors {
+            for value in vector.iter_mut() {
+                *value = exp_lane(*value - max);
+            }
+            // The upper half is added to the lower one, then lanes 2 and 3, then lane 1.
+            let half: [f32; 4] = std::array::from_fn(|i| vector[i + 4] + vector[i]);
+            sum += f64::from((half[0] + half[2]) + (half[1] + half[3]));
+        }
+        for value in vectors.into_remainder() {
+            *value = (*value - max).exp();
+            sum += f64::from(*value);
+        }
+        sum
+    }
+
+    fn f32_to_f16(&self, x: &[f32], out: &mut [f16]) {
+        assert_eq!(x.len(), out.len());
+        for (x, out) in x.iter().zip(out) {
+            *out = f16::from_f32(*x);
+        }
+    }
+}
+
+/// `max(1e-5, max|x|)` in f64 as the reference takes it: a NaN becomes the maximum and the element
+/// behind it replaces it, so that earlier maxima are lost (spec §2.1).
+pub(super) fn maximum_magnitude(x: &[f32]) -> f64 {
+    x.iter().fold(0.00001f64, |maximum, &x| {
+        let magnitude = f64::from(x).abs();
+        if maximum > magnitude { maximum } else { magnitude }
+    })
+}
+
+/// The rounding half of the quantizer, for a maximum that is already known.
+pub(super) fn quantize_with_maximum(x: &[f32], q: &mut [i8], maximum: f64) -> QuantizedRow {
+    assert_eq!(x.len(), q.len());
+    let scale = (127.0 / maximum) as f32;
+    let mut sum = 0i32;
+    for (x, q) in x.iter().zip(q) {
+        let rounded = nearest_integer(x * scale).clamp(-128, 127);
+        *q = rounded as i8;
+        sum += rounded;
+    }
+    QuantizedRow { scale, sum }
+}
+
+/// Rounds to the nearest integer, ties to even, by adding 1.5·2²³ and reading the mantissa. Exact
+/// for |x| ≤ 2²²; beyond that, and for NaN, it is what the reference's bit trick gives.
+fn nearest_integer(x: f32) -> i32 {
+    let bits = (x + 12_582_912.0).to_bits();
+    (bits & 0x007f_ffff) as i32 - 0x0040_0000
+}
+
+/// The true sum `Σ code·q` of one packed row.
+pub(super) fn i2_s_dot(row: &[u8], q: &[i8]) -> i32 {
+    let mut sum = 0i32;
+    for (bytes, q) in row.chunks_exact(BLOCK_BYTES).zip(q.chunks_exact(BLOCK)) {
+        for (p, &byte) in bytes.iter().enumerate() {
+            for group in 0..4 {
+                let code = i32::from((byte >> (6 - 2 * group)) & 3);
+                sum += code * i32::from(q[group * BLOCK_BYTES + p]);
+            }
+        }
+    }
+    sum
+}
+
+/// The canonical reduction tree of four accumulators of eight lanes.
+fn reduce(accumulators: &[[f32; LANES]; ACCUMULATORS]) -> f32 {
+    let [a0, a1, a2, a3] = accumulators;
+    let folded: [f32; LANES] = std::array::from_fn(|i| (a0[i] + a2[i]) + (a1[i] + a3[i]));
+    let half: [f32; 4] = std::array::from_fn(|i| folded[i] + folded[i + 4]);
+    (half[0] + half[1]) + (half[2] + half[3])
+}
+
+/// The constants of the exponential, by the polynomial of Arm's optimized routines (spec §4.5).
+pub(super) mod exp {
+    /// 1.5·2²³: adding it rounds to an integer.
+    pub(in super::super) const ROUND: f32 = 12_582_912.0;
+    /// log2(e), `0x1.715476p+0`.
+    pub(in super::super) const LOG2_E: f32 = f32::from_bits(0x3fb8_aa3b);
+    /// The upper part of ln 2, `0x1.62e4p-1`.
+    pub(in super::super) const LN2_HIGH: f32 = f32::from_bits(0x3f31_7200);
+    /// The lower part of ln 2, `0x1.7f7d1cp-20`.
+    pub(in super::super) const LN2_LOW: f32 = f32::from_bits(0x35bf_be8e);
+    /// The polynomial, highest power first: `0x1.0e4020p-7`, `0x1.573e2ep-5`, `0x1.555e66p-3`,
+    /// `0x1.fffdb6p-2`, `0x1.ffffecp-1`.
+    pub(in super::super) const C: [f32; 5] = [
+        f32::from_bits(0x3c07_2010),
+        f32::from_bits(0x3d2b_9f17),
+        f32::from_bits(0x3e2a_af33),
+        f32::from_bits(0x3eff_fedb),
+        f32::from_bits(0x3f7f_fff6),
+    ];
+}
+
+/// One lane of the canonical build's vector `expf`.
+fn exp_lane(x: f32) -> f32 {
+    use exp::{C, LN2_HIGH, LN2_LOW, LOG2_E, ROUND};
+    let z = x.mul_add(LOG2_E, ROUND);
+    let n = z - ROUND;
+    let b = (-n).mul_add(LN2_LOW, (-n).mul_add(LN2_HIGH, x));
+    let e = z.to_bits() << 23;
+    let k = f32::from_bits(e.wrapping_add(0x3f80_0000));
+    let u = b * b;
+    let j = C[0].mul_add(b, C[1]).mul_add(u, C[2].mul_add(b, C[3])).mul_add(u, C[4] * b);
+    // `>` is false for NaN, which therefore takes the ordinary branch, as in the reference.
+    if n.abs() > 126.0 {
+        // 2ⁿ is not a normal f32: scale in two steps, or overflow/underflow at once.
+        let g = if n <= 0.0 { 0x8200_0000u32 } else { 0 };
+        let s1 = f32::from_bits(g.wrapping_add(0x7f00_0000));
+        if n.abs() > 192.0 {
+            return s1 * s1;
+        }
+        let s2 = f32::from_bits(e.wrapping_sub(g));
+        return s2.mul_add(j, s2) * s1;
+    }
+    k.mul_add(j, k)
+}

@@ -1,0 +1,166 @@
+//! One set of properties for every implementation: each returns the bits of the scalar kernels, on
+//! random and on adversarial input; and the scalar kernels agree with their formulas.
+
+use half::f16;
+use proptest::prelude::*;
+
+use super::*;
+use crate::quant::i2_s;
+
+/// Runs `check` with every implementation that this CPU has.
+fn each(check: impl Fn(&dyn Kernels)) {
+    let all = available();
+    assert!(all.contains(&Isa::Scalar));
+    for isa in all {
+        check(select(Some(isa)).unwrap());
+    }
+}
+
+/// Lengths around the vector and step sizes.
+fn lengths() -> impl Strategy<Value = usize> {
+    prop_oneof![0usize..=70, Just(127), Just(128), Just(129), 200usize..300]
+}
+
+/// Any bit pattern now and then, ordinary numbers most of the time.
+fn floats() -> impl Strategy<Value = f32> {
+    prop_oneof![
+        8 => -4.0f32..4.0,
+        1 => prop::num::f32::ANY,
+        1 => prop::sample::select(vec![0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::MIN_POSITIVE, 1e-45, 3e38]),
+    ]
+}
+
+fn finite_halves(n: usize) -> impl Strategy<Value = Vec<f16>> {
+    prop::collection::vec((-4.0f32..4.0).prop_map(f16::from_f32), n)
+}
+
+proptest! {
+    #[test]
+    fn quantized_activations_equal_the_scalar_ones(
+        x in lengths().prop_flat_map(|n| prop::collection::vec(floats(), n))
+    ) {
+        each(|kernels| {
+            let (mut expected, mut found) = (vec![0i8; x.len()], vec![0i8; x.len()]);
+            let row = Scalar.quantize_activations(&x, &mut expected);
+            let other = kernels.quantize_activations(&x, &mut found);
+            assert_eq!((row.scale.to_bits(), row.sum), (other.scale.to_bits(), other.sum), "{:?}", kernels.isa());
+            assert_eq!(expected, found, "{:?}", kernels.isa());
+        });
+    }
+
+    #[test]
+    fn i2_s_sums_are_the_true_sums(
+        (blocks, rows, tokens) in (1usize..=40, 1usize..=5, 0usize..=9), seed in any::<u64>(), extreme in 0u8..4
+    ) {
+        let width = blocks * i2_s::BLOCK;
+        let mut state = seed | 1;
+        let mut next = || { state ^= state << 13; state ^= state >> 7; state ^= state << 17; state };
+        let ternary: Vec<i8> =
+            (0..rows * width).map(|_| if extreme == 1 { 1 } else { (next() % 3) as i8 - 1 }).collect();
+        let q: Vec<i8> = (0..tokens * width)
+            .map(|_| match extreme { 0 => next() as i8, 1 => 127, 2 => -128, _ => if next() % 2 == 0 { 127 } else { -128 } })
+            .collect();
+        let mut packed = vec![0u8; rows * width / 4];
+        i2_s::pack(&ternary, &mut packed).unwrap();
+        let expected: Vec<i32> = (0..rows * tokens)
+            .map(|i| {
+                let (row, token) = (i / tokens, i % tokens);
+                (0..width).map(|k| (i32::from(ternary[row * width + k]) + 1) * i32::from(q[token * width + k])).sum()
+            })
+            .collect();
+        each(|kernels| {
+            let mut found = vec![i32::MIN; rows * tokens];
+            kernels.i2_s_gemm(width, &packed, &q, &mut found);
+            assert_eq!(found, expected, "{:?}", kernels.isa());
+        });
+    }
+
+    #[test]
+    fn dots_equal_the_scalar_ones(
+        (a, b) in lengths().prop_flat_map(|n| (finite_halves(n), finite_halves(n)))
+    ) {
+        let widen = |x: &[f16]| x.iter().map(|x| x.to_f32()).collect::<Vec<f32>>();
+        each(|kernels| {
+            assert_eq!(kernels.f16_dot(&a, &b).to_bits(), Scalar.f16_dot(&a, &b).to_bits(), "{:?}", kernels.isa());
+            let (a, b) = (widen(&a), widen(&b));
+            assert_eq!(kernels.f32_dot(&a, &b).to_bits(), Scalar.f32_dot(&a, &b).to_bits(), "{:?}", kernels.isa());
+        });
+    }
+
+    #[test]
+    fn exponentials_equal_the_scalar_ones(
+        x in lengths().prop_flat_map(|n| prop::collection::vec(
+            prop_oneof![-20.0f32..0.0, -200.0f32..200.0, Just(f32::NEG_INFINITY), Just(-87.5), Just(-103.97)], n)),
+        max in -1.0f32..1.0,
+    ) {
+        each(|kernels| {
+            let (mut expected, mut found) = (x.clone(), x.clone());
+            let sum = Scalar.exp_and_sum(&mut expected, max);
+            assert_eq!(sum.to_bits(), kernels.exp_and_sum(&mut found, max).to_bits(), "{:?}", kernels.isa());
+            let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&expected), bits(&found), "{:?}", kernels.isa());
+        });
+    }
+
+    #[test]
+    fn f16_rounding_equals_the_scalar_one(
+        x in lengths().prop_flat_map(|n| prop::collection::vec(floats(), n))
+    ) {
+        each(|kernels| {
+            let (mut expected, mut found) = (vec![f16::ZERO; x.len()], vec![f16::ZERO; x.len()]);
+            Scalar.f32_to_f16(&x, &mut expected);
+            kernels.f32_to_f16(&x, &mut found);
+            let bits = |x: &[f16]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&expected), bits(&found), "{:?}", kernels.isa());
+        });
+    }
+}
+
+#[test]
+fn the_quantizer_rounds_ties_to_even_and_floors_the_maximum() {
+    each(|kernels| {
+        // With a maximum of 127 the scale is 1, so the values are rounded as they stand.
+        let x = [127.0, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, -127.0, 126.5];
+        let mut q = [0i8; 9];
+        let row = kernels.quantize_activations(&x, &mut q);
+        assert_eq!((q, row.scale, row.sum), ([127, 0, 2, 2, 0, -2, -2, -127, 126], 1.0, 126));
+
+        let mut q = [1i8; 9];
+        let row = kernels.quantize_activations(&[0.0; 9], &mut q);
+        assert_eq!((q, row.scale, row.sum), ([0; 9], 12_700_000.0, 0));
+    });
+}
+
+#[test]
+fn a_nan_resets_the_maximum_to_what_follows_it() {
+    each(|kernels| {
+        let mut x = [0.5f32; 12];
+        (x[0], x[3]) = (1000.0, f32::NAN);
+        let mut q = [0i8; 12];
+        let row = kernels.quantize_activations(&x, &mut q);
+        assert_eq!(row.scale, 254.0);
+        assert_eq!((q[0], q[3], q[4]), (127, 0, 127));
+    });
+}
+
+#[test]
+fn the_exponential_is_accurate_and_clamps_at_both_ends() {
+    each(|kernels| {
+        let mut x: Vec<f32> = (0..64).map(|i| i as f32 * -1.37).collect();
+        let exact: Vec<f64> = x.iter().map(|x| f64::from(*x).exp()).collect();
+        kernels.exp_and_sum(&mut x, 0.0);
+        for (found, exact) in x.iter().zip(exact) {
+            assert!((f64::from(*found) - exact).abs() <= exact * 3e-7 + 1e-45, "{found} {exact}");
+        }
+        let mut ends = [f32::NEG_INFINITY, -1000.0, -104.5, 1000.0, f32::INFINITY, 0.0, 89.0, f32::NAN];
+        kernels.exp_and_sum(&mut ends, 0.0);
+        assert_eq!(ends[..7], [0.0, 0.0, 0.0, f32::INFINITY, f32::INFINITY, 1.0, f32::INFINITY]);
+        assert!(ends[7].is_nan());
+    });
+}
+
+#[test]
+fn unknown_and_missing_instruction_sets_are_named() {
+    let error = "avx1024".parse::<Isa>().unwrap_err().to_string();
+    assert!(error.contains("avx1024") && error.contains("scalar") && error.contains("avx2"), "{error}");
+}

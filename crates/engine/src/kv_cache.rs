@@ -1,0 +1,251 @@
+//! The KV cache: which cell holds which position, and the f16 keys and values of every layer.
+//!
+//! Cells are allocated as the reference allocates them, so that both caches can be compared cell by
+//! cell (spec §3.4): a batch takes consecutive cells from a moving head on. Keys are stored rotated,
+//! `[head_dim, kv_heads, cell]`; values transposed, `[cell, head_dim, kv_heads]`, so that the sum
+//! over cells runs over consecutive elements.
+
+use std::ops::Range;
+
+use half::f16;
+
+use crate::error::{Error, Result};
+
+/// The number of cells attended to is a multiple of this, and so is the size of the cache.
+pub const CELL_PADDING: usize = 32;
+
+/// What a cell holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cell {
+    /// Position of the token in its sequence.
+    pub position: i32,
+    /// The sequence.
+    pub sequence: i32,
+}
+
+/// The allocation of the cells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cells {
+    cells: Vec<Option<Cell>>,
+    /// Where the search for free cells begins.
+    head: usize,
+}
+
+impl Cells {
+    fn new(size: usize) -> Self {
+        Self { cells: vec![None; size], head: 0 }
+    }
+
+    /// Number of cells, free ones included.
+    pub fn size(&self) -> usize {
+        self.cells.len()
+    }
+
+    /// Number of cells in use.
+    pub fn used(&self) -> usize {
+        self.cells.iter().flatten().count()
+    }
+
+    /// What cell `index` holds.
+    pub fn get(&self, index: usize) -> Option<Cell> {
+        self.cells[index]
+    }
+
+    /// How many cells, from the first on, have to be attended to: up to the last one in use, padded.
+    pub fn attended(&self) -> usize {
+        let end = self.cells.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        end.next_multiple_of(CELL_PADDING).max(CELL_PADDING).min(self.size())
+    }
+
+    /// Puts `tokens` into consecutive free cells and returns the range.
+    ///
+    /// # Errors
+    /// [`Error::ContextFull`] if there is no such range; nothing is changed then.
+    pub fn store(&mut self, tokens: &[Cell]) -> Result<Range<usize>> {
+        let (needed, size) = (tokens.len(), self.size());
+        // With enough free cells behind the head, the search starts over in the hope to fill gaps.
+        let start = if self.head > self.used() + 2 * needed { 0 } else { self.head };
+        let Some(start) = self.find(start, needed) else {
+            return Err(Error::ContextFull { needed, free: size - self.used(), size });
+        };
+        let range = start..start + needed;
+        for (cell, &token) in self.cells[range.clone()].iter_mut().zip(tokens) {
+            *cell = Some(token);
+        }
+        self.head = if range.end >= size { 0 } else { range.end };
+        Ok(range)
+    }
+
+    /// The first run of free cells at or behind `start`, wrapping around once.
+    fn find(&self, start: usize, needed: usize) -> Option<usize> {
+        let (size, mut head, mut tested) = (self.size(), start, 0);
+        if needed > size {
+            return None;
+        }
+        loop {
+            if head + needed > size {
+                tested += size - head;
+                head = 0;
+            } else {
+                match self.cells[head..head + needed].iter().position(Option::is_some) {
+                    None => return Some(head),
+                    Some(taken) => {
+                        head += taken + 1;
+                        tested += taken + 1;
+                    }
+                }
+            }
+            if tested >= size {
+                return None;
+            }
+        }
+    }
+
+    /// The additive attention mask `[cells, tokens]` of the first `cells` cells: 0 where a token may
+    /// look (its own sequence, its own position or an earlier one), −∞ elsewhere.
+    pub fn mask(&self, tokens: &[Cell], cells: usize, mask: &mut Vec<f32>) {
+        mask.clear();
+        for token in tokens {
+            mask.extend(self.cells[..cells].iter().map(|cell| match cell {
+                Some(cell) if cell.sequence == token.sequence && cell.position <= token.position => 0.0,
+                _ => f32::NEG_INFINITY,
+            }));
+        }
+    }
+
+    /// Frees all cells.
+    pub fn clear(&mut self) {
+        self.cells.fill(None);
+        self.head = 0;
+    }
+}
+
+/// Keys and values of one layer.
+#[derive(Debug, Clone)]
+struct Layer {
+    // Stored as bits, because a `Vec` of zeroed integers costs no memory until it is touched.
+    keys: Vec<u16>,
+    values: Vec<u16>,
+}
+
+/// The cache of a session.
+#[derive(Debug, Clone)]
+pub struct KvCache {
+    /// The allocation of the cells.
+    pub cells: Cells,
+    layers: Vec<Layer>,
+    width: usize,
+}
+
+impl KvCache {
+    /// A cache of `size` cells, zeroed, for `layers` layers of keys and values of `width` each.
+    pub fn new(layers: usize, width: usize, size: usize) -> Self {
+        let layer = || Layer { keys: vec![0; size * width], values: vec![0; size * width] };
+        Self { cells: Cells::new(size), layers: (0..layers).map(|_| layer()).collect(), width }
+    }
+
+    /// The keys of a layer: `[width, cell]`.
+    pub fn keys(&self, layer: usize) -> &[f16] {
+        bytemuck::cast_slice(&self.layers[layer].keys)
+    }
+
+    /// The values of a layer, transposed: `[cell, width]`, every row as long as the cache.
+    pub fn values(&self, layer: usize) -> &[f16] {
+        bytemuck::cast_slice(&self.layers[layer].values)
+    }
+
+    /// Stores keys, `[width, tokens]`, into consecutive cells.
+    pub fn store_keys(&mut self, layer: usize, cells: Range<usize>, keys: &[f16]) {
+        let keys: &[u16] = bytemuck::cast_slice(keys);
+        self.layers[layer].keys[cells.start * self.width..cells.end * self.width].copy_from_slice(keys);
+    }
+
+    /// Stores values, `[width, tokens]`, into consecutive cells.
+    pub fn store_values(&mut self, layer: usize, cells: Range<usize>, values: &[f16]) {
+        let (size, width) = (self.cells.size(), self.width);
+        let stored = &mut self.layers[layer].values;
+        for (cell, token) in cells.zip(values.chunks_exact(width)) {
+            for (channel, value) in token.iter().enumerate() {
+                stored[channel * size + cell] = value.to_bits();
+            }
+        }
+    }
+
+    /// The keys of a range of cells as a tap: `[head_dim, cells, kv_heads]`.
+    pub fn gather_keys(&self, layer: usize, head_dim: usize, cells: Range<usize>, out: &mut Vec<f16>) {
+        let keys = self.keys(layer);
+        out.clear();
+        for head in 0..self.width / head_dim {
+            for cell in cells.clone() {
+                out.extend_from_slice(&keys[cell * self.width + head * head_dim..][..head_dim]);
+            }
+        }
+    }
+
+    /// The values of a range of cells as a tap: `[cells, head_dim, kv_heads]`.
+    pub fn gather_values(&self, layer: usize, cells: Range<usize>, out: &mut Vec<f16>) {
+        let (values, size) = (self.values(layer), self.cells.size());
+        out.clear();
+        for channel in 0..self.width {
+            out.extend_from_slice(&values[channel * size..][cells.clone()]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tokens(positions: Range<i32>) -> Vec<Cell> {
+        positions.map(|position| Cell { position, sequence: 0 }).collect()
+    }
+
+    #[test]
+    fn cells_are_taken_in_order_and_a_full_cache_changes_nothing() {
+        let mut cells = Cells::new(64);
+        assert_eq!(cells.store(&tokens(0..30)).unwrap(), 0..30);
+        assert_eq!(cells.attended(), 32);
+        assert_eq!(cells.store(&tokens(30..33)).unwrap(), 30..33);
+        assert_eq!(cells.attended(), 64);
+        let before = cells.clone();
+        assert!(matches!(
+            cells.store(&tokens(33..65)),
+            Err(Error::ContextFull { needed: 32, free: 31, size: 64 })
+        ));
+        assert_eq!(cells, before);
+        assert_eq!(cells.store(&tokens(33..64)).unwrap(), 33..64);
+        assert!(cells.store(&tokens(64..65)).is_err());
+    }
+
+    #[test]
+    fn a_token_sees_its_own_sequence_up_to_its_own_position() {
+        let mut cells = Cells::new(32);
+        let stored = [(0, 0), (1, 0), (0, 7), (2, 0)].map(|(position, sequence)| Cell { position, sequence });
+        cells.store(&stored).unwrap();
+        let mut mask = Vec::new();
+        cells.mask(&stored[1..3], 32, &mut mask);
+        let visible: Vec<usize> = (0..64).filter(|&i| mask[i] == 0.0).collect();
+        assert_eq!(visible, [0, 1, 32 + 2]);
+        assert!(mask.iter().all(|m| *m == 0.0 || *m == f32::NEG_INFINITY));
+    }
+
+    #[test]
+    fn stored_rows_are_read_back_by_the_tap_formulas() {
+        let (width, head_dim) = (4, 2);
+        let mut cache = KvCache::new(1, width, 32);
+        let rows: Vec<f16> = (0..3 * width).map(|i| f16::from_f32(i as f32)).collect();
+        cache.store_keys(0, 5..8, &rows);
+        cache.store_values(0, 5..8, &rows);
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        cache.gather_keys(0, head_dim, 5..8, &mut keys);
+        cache.gather_values(0, 5..8, &mut values);
+        for token in 0..3 {
+            for channel in 0..width {
+                let (head, d) = (channel / head_dim, channel % head_dim);
+                let expected = rows[token * width + channel];
+                assert_eq!(keys[(head * 3 + token) * head_dim + d], expected);
+                assert_eq!(values[channel * 3 + token], expected);
+            }
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! One evaluation of the graph: node after node, each from the buffers of its inputs into its own.
+
+use std::ops::{ControlFlow, Range};
+
+use half::f16;
+
+use super::BatchToken;
+use super::scratch::{MatrixType, Prepared, Scratch};
+use crate::error::{Error, Result};
+use crate::graph::{CacheSide, Extents, Node, NodeId, Op};
+use crate::kernels::Kernels;
+use crate::kv_cache::{Cell, KvCache};
+use crate::model::{Model, WeightId};
+use crate::ops::attention::{self, AttentionShape};
+use crate::ops::matmul::{Matrix, matmul};
+use crate::ops::rope::{self, RopeParameters};
+use crate::ops::{elementwise, rms_norm, rows, softmax};
+use crate::tap::{Tap, TapData, TapNames, TapSink};
+use crate::threads::Threads;
+
+/// Everything that an evaluation reads and writes.
+pub(super) struct Evaluation<'a> {
+    pub(super) model: &'a Model,
+    pub(super) kernels: &'static dyn Kernels,
+    pub(super) threads: &'a Threads,
+    pub(super) cache: &'a mut KvCache,
+    pub(super) scratch: &'a mut Scratch,
+}
+
+/// What is fixed during one evaluation.
+struct Batch<'a> {
+    tokens: &'a [BatchToken],
+    /// The cells that the tokens are stored in.
+    slot: Range<usize>,
+    /// Indices of the tokens that an output is wanted for.
+    outputs: Vec<usize>,
+    extents: Extents,
+}
+
+impl Evaluation<'_> {
+    /// Evaluates all nodes and returns the logits, `[vocabulary, outputs]`.
+    pub(super) fn run(
+        &mut self,
+        tokens: &[BatchToken],
+        cells: &[Cell],
+        slot: Range<usize>,
+        taps: &mut Option<&mut dyn TapSink>,
+    ) -> Result<&[f32]> {
+        let outputs: Vec<usize> = (0..tokens.len()).filter(|&index| tokens[index].output).collect();
+        let attended = self.cache.cells.attended();
+        let extents = Extents { tokens: tokens.len(), outputs: outputs.len(), cells: attended };
+        let batch = Batch { tokens, slot, outputs, extents };
+        self.cache.cells.mask(cells, attended, &mut self.scratch.mask);
+        self.scratch.begin();
+
+        let model = self.model;
+        let mut names = TapNames::default();
+        for (index, node) in model.graph().nodes.iter().enumerate() {
+            let id = NodeId(index);
+            self.evaluate(id, node, &batch);
+            if let Some(sink) = taps {
+                self.hand_over(id, node, &batch, &mut names, &mut **sink)?;
+            }
+        }
+        let last = NodeId(model.graph().nodes.len() - 1);
+        Ok(self.values(last))
+    }
+
+    /// The f32 values of a node, through any views.
+    fn values(&self, node: NodeId) -> &[f32] {
+        let storage = self.model.graph().storage(node);
+        self.scratch.plan.slot(storage).map_or(&[], |slot| &self.scratch.values[slot.0])
+    }
+
+    fn evaluate(&mut self, id: NodeId, node: &Node, batch: &Batch<'_>) {
+        match &node.op {
+            Op::View(_) | Op::Load(_) => return,
+            Op::Store(side) => return self.store(*side, node, batch),
+            _ => {}
+        }
+        let Some(slot) = self.scratch.plan.slot(id) else { return };
+        // Taken out of the scratch, so that the inputs can be borrowed beside it.
+        let mut out = std::mem::take(&mut self.scratch.values[slot.0]);
+        out.resize(node.dims.iter().map(|&dim| batch.extents.resolve(dim)).product(), 0.0);
+        self.compute(node, batch, &mut out);
+        self.scratch.values[slot.0] = out;
+    }
+
+    fn compute(&mut self, node: &Node, batch: &Batch<'_>, out: &mut [f32]) {
+        let (model, threads) = (self.model, self.threads);
+        let width = batch.extents.resolve(node.dims[0]);
+        let input = |this: &Self, index: usize| -> NodeId { this.model.graph().storage(node.inputs[index]) };
+        match &node.op {
+            // Written by the caller, or not at all.
+            Op::View(_) | Op::Load(_) | Op::Store(_) => {}
+            Op::Embed { table } => {
+                let ids: Vec<i32> = batch.tokens.iter().map(|token| token.token).collect();
+                rows::embed(&model.matrix(*table), &ids, out);
+            }
+            Op::RmsNorm { eps } => {
+                let x = self.values(node.inputs[0]);
+                threads.split(out, width, |range, out| {
+                    for (row, out) in range.zip(out.chunks_exact_mut(width)) {
+                        rms_norm::rms_norm(&x[row * width..(row + 1) * width], *eps, out);
+                    }
+                });
+            }
+            Op::MulWeight { gamma } => {
+                elementwise::mul_rows(self.values(node.inputs[0]), model.vector(*gamma), out);
+            }
+            Op::AddWeight { bias } => {
+                elementwise::add_rows(self.values(node.inputs[0]), model.vector(*bias), out);
+            }
+            Op::MatMul { weight } => self.matmul(input(self, 0), *weight, out),
+            Op::Rope { parameters, factors } => {
+                self.prepare_rotations(*parameters, *factors, width, batch);
+                let half = width / 2;
+                let heads = batch.extents.resolve(node.dims[1]);
+                let x = self.values(node.inputs[0]);
+                for (row, out) in out.chunks_exact_mut(width).enumerate() {
+                    let rotations = &self.scratch.rotations[row / heads * half..][..half];
+                    rope::rotate(&x[row * width..(row + 1) * width], rotations, out);
+                }
+            }
+            Op::Kq => {
+                self.round_to_half(node.inputs[1]);
+                let shape = self.attention_shape(batch);
+                let keys = self.cache.keys(node.layer.unwrap_or_default());
+                attention::kq(self.kernels, threads, shape, &self.scratch.half, keys, out);
+            }
+            Op::Softmax { scale } => {
+                out.copy_from_slice(self.values(node.inputs[0]));
+                let (kernels, mask, tokens) = (self.kernels, &self.scratch.mask, batch.extents.tokens);
+                threads.split(out, width, |range, out| {
+                    for (row, out) in range.zip(out.chunks_exact_mut(width)) {
+                        let mask = &mask[row % tokens * width..][..width];
+                        softmax::softmax_row(kernels, out, *scale, mask);
+                    }
+                });
+            }
+            Op::Kqv => {
+                self.round_to_half(node.inputs[1]);
+                let (shape, size) = (self.attention_shape(batch), self.cache.cells.size());
+                let values = self.cache.values(node.layer.unwrap_or_default());
+                attention::kqv(self.kernels, threads, shape, &self.scratch.half, values, size, out);
+            }
+            Op::MergeHeads => {
+                attention::merge_heads(self.attention_shape(batch), self.values(node.inputs[0]), out);
+            }
+            Op::SelectOutputs => rows::select(self.values(node.inputs[0]), width, &batch.outputs, out),
+            Op::Add => elementwise::add(self.values(node.inputs[0]), self.values(node.inputs[1]), out),
+            Op::Mul => elementwise::mul(self.values(node.inputs[0]), self.values(node.inputs[1]), out),
+            Op::Relu => elementwise::relu(self.values(node.inputs[0]), out),
+            Op::Square => elementwise::square(self.values(node.inputs[0]), out),
+        }
+    }
+
+    fn matmul(&mut self, input: NodeId, weight: WeightId, out: &mut [f32]) {
+        let matrix = self.model.matrix(weight);
+        let kind = match matrix {
+            Matrix::F32 { .. } => MatrixType::F32,
+            Matrix::F16 { .. } => MatrixType::F16,
+            Matrix::I2S { .. } => MatrixType::I2S,
+        };
+        // The activations leave the scratch while the input is borrowed from it.
+        let mut activations = std::mem::take(&mut self.scratch.activations);
+        let x = self.values(input);
+        let wanted = Prepared { node: input, matrix: kind };
+        if self.scratch.prepared != Some(wanted) {
+            activations.prepare(self.kernels, &matrix, x);
+        }
+        matmul(self.kernels, self.threads, &matrix, x, &mut activations, out);
+        self.scratch.activations = activations;
+        self.scratch.prepared = Some(wanted);
+    }
+
+    /// Computes the rotations of the batch's positions, unless they are there already: they are the
+    /// same in every layer.
+    fn prepare_rotations(
+        &mut self,
+        parameters: RopeParameters,
+        factors: Option<WeightId>,
+        head_dim: usize,
+        batch: &Batch<'_>,
+    ) {
+        if self.scratch.rotations_of == Some((parameters, factors)) {
+            return;
+        }
+        let values = factors.map(|id| self.model.vector(id));
+        self.scratch.rotations.clear();
+        for token in batch.tokens {
+            self.scratch.rotations.extend(rope::rotations(parameters, values, token.position, head_dim));
+        }
+        self.scratch.rotations_of = Some((parameters, factors));
+    }
+
+    fn round_to_half(&mut self, node: NodeId) {
+        let mut half = std::mem::take(&mut self.scratch.half);
+        let x = self.values(node);
+        half.resize(x.len(), f16::ZERO);
+        self.kernels.f32_to_f16(x, &mut half);
+        self.scratch.half = half;
+    }
+
+    fn store(&mut self, side: CacheSide, node: &Node, batch: &Batch<'_>) {
+        self.round_to_half(node.inputs[0]);
+        let (layer, slot) = (node.layer.unwrap_or_default(), batch.slot.clone());
+        match side {
+            CacheSide::Keys => self.cache.store_keys(layer, slot, &self.scratch.half),
+            CacheSide::Values => self.cache.store_values(layer, slot, &self.scratch.half),
+        }
+    }
+
+    fn attention_shape(&self, batch: &Batch<'_>) -> AttentionShape {
+        let hyper = self.model.hyper();
+        AttentionShape {
+            head_dim: hyper.head_dim,
+            heads: hyper.heads,
+            kv_heads: hyper.kv_heads,
+            tokens: batch.extents.tokens,
+            cells: batch.extents.cells,
+        }
+    }
+
+    fn hand_over(
+        &mut self,
+        id: NodeId,
+        node: &Node,
+        batch: &Batch<'_>,
+        names: &mut TapNames,
+        sink: &mut dyn TapSink,
+    ) -> Result<()> {
+        let key = names.next(&node.name);
+        let wanted = sink.wants(node.layer);
+        let range = match &node.op {
+            Op::Store(side) => Some((*side, batch.slot.clone())),
+            Op::Load(side) => Some((*side, 0..batch.extents.cells)),
+            _ => None,
+        };
+        if let (true, Some((side, cells))) = (wanted, &range) {
+            self.gather(*side, node, cells.clone());
+        }
+        let data = match &node.op {
+            Op::View(_) => TapData::View(node.dtype),
+            _ if !wanted => TapData::Unwanted(node.dtype),
+            Op::Store(_) | Op::Load(_) => TapData::F16(&self.scratch.gathered),
+            _ => TapData::F32(self.values(id)),
+        };
+        let dims = node.dims.map(|dim| batch.extents.resolve(dim));
+        let tap = Tap { key: &key, layer: node.layer, op: node.op.ggml_name(), dims, data };
+        match sink.take(tap) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(Error::Stopped { tap: key.to_string() }),
+        }
+    }
+
+    /// Collects cells of the cache in the order in which the reference's tap has them.
+    fn gather(&mut self, side: CacheSide, node: &Node, cells: Range<usize>) {
+        let (layer, head_dim) = (node.layer.unwrap_or_default(), self.model.hyper().head_dim);
+        let out = &mut self.scratch.gathered;
+        match (side, &node.op) {
+            // The store's tap holds whole rows: all heads of a cell as if they were one.
+            (CacheSide::Keys, Op::Store(_)) => {
+                self.cache.gather_keys(layer, self.model.hyper().kv_width(), cells, out);
+            }
+            (CacheSide::Keys, _) => self.cache.gather_keys(layer, head_dim, cells, out),
+            (CacheSide::Values, _) => self.cache.gather_values(layer, cells, out),
+        }
+    }
+}

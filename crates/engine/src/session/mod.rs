@@ -1,0 +1,183 @@
+//! A session: a model, its KV cache and scratch, and the decoding of batches.
+//!
+//! A batch is cut into micro-batches of at most [`SessionSettings::micro_batch`] tokens, in order,
+//! as the reference cuts it; each is one evaluation of the graph. Scratch is kept from one to the
+//! next, and the number of threads changes no bit of any result.
+
+mod evaluate;
+mod scratch;
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::kernels::{self, Isa, Kernels};
+use crate::kv_cache::{CELL_PADDING, Cell, KvCache};
+use crate::model::Model;
+use crate::tap::TapSink;
+use crate::threads::Threads;
+
+use evaluate::Evaluation;
+use scratch::Scratch;
+
+/// More cells than any model was trained for; a cache of this many would not fit anyway.
+const MOST_CELLS: usize = 1 << 24;
+
+/// The settings of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionSettings {
+    /// Cells of the KV cache; rounded up to a multiple of 32.
+    pub context: usize,
+    /// The most tokens of one evaluation of the graph.
+    pub micro_batch: usize,
+    /// Threads, the calling one included.
+    pub threads: usize,
+    /// The instruction set; `None` takes the fastest that the CPU has.
+    pub kernel: Option<Isa>,
+}
+
+/// One token of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchToken {
+    /// Id in the vocabulary.
+    pub token: i32,
+    /// Position in its sequence, from 0.
+    pub position: i32,
+    /// The sequence it belongs to.
+    pub sequence: i32,
+    /// Whether its logits are wanted.
+    pub output: bool,
+}
+
+/// A model being run.
+#[derive(Debug)]
+pub struct Session {
+    model: Arc<Model>,
+    kernels: &'static dyn Kernels,
+    threads: Threads,
+    micro_batch: usize,
+    cache: KvCache,
+    scratch: Scratch,
+    logits: Vec<f32>,
+}
+
+impl Session {
+    /// A session with an empty cache.
+    ///
+    /// # Errors
+    /// [`Error::BadSetting`], or [`Error::KernelUnavailable`].
+    pub fn new(model: Arc<Model>, settings: SessionSettings) -> Result<Self> {
+        if !(1..=MOST_CELLS).contains(&settings.context) {
+            return Err(Error::BadSetting(format!(
+                "context: expected 1 to {MOST_CELLS} cells, found {}",
+                settings.context
+            )));
+        }
+        if settings.micro_batch == 0 {
+            return Err(Error::BadSetting("micro-batch: expected at least 1 token, found 0".to_owned()));
+        }
+        let hyper = model.hyper();
+        let size = settings.context.next_multiple_of(CELL_PADDING);
+        let elements = size.checked_mul(hyper.kv_width()).and_then(|n| n.checked_mul(4 * hyper.layers));
+        if elements.is_none_or(|bytes| isize::try_from(bytes).is_err()) {
+            return Err(Error::BadSetting(format!(
+                "context: a cache of {size} cells does not fit in memory"
+            )));
+        }
+        let cache = KvCache::new(hyper.layers, hyper.kv_width(), size);
+        Ok(Self {
+            kernels: kernels::select(settings.kernel)?,
+            threads: Threads::new(settings.threads)?,
+            micro_batch: settings.micro_batch,
+            cache,
+            scratch: Scratch::new(model.graph()),
+            logits: Vec::new(),
+            model,
+        })
+    }
+
+    /// Decodes a batch and keeps the logits of the tokens that have [`BatchToken::output`] set.
+    ///
+    /// With `taps`, every node of every micro-batch is handed over as it is computed.
+    ///
+    /// # Errors
+    /// [`Error::BadBatch`], [`Error::TokenOutOfRange`], [`Error::ContextFull`], or
+    /// [`Error::Stopped`] if the sink asked for it. The session stays usable, and its cache holds
+    /// the same tokens as before the call.
+    pub fn decode(&mut self, batch: &[BatchToken], mut taps: Option<&mut dyn TapSink>) -> Result<()> {
+        self.check(batch)?;
+        let before = self.cache.cells.clone();
+        self.logits.clear();
+        for micro_batch in batch.chunks(self.micro_batch) {
+            if let Err(error) = self.decode_micro_batch(micro_batch, &mut taps) {
+                self.cache.cells = before;
+                self.logits.clear();
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self, batch: &[BatchToken]) -> Result<()> {
+        if batch.is_empty() {
+            return Err(Error::BadBatch("it holds no token".to_owned()));
+        }
+        let vocabulary = self.model.hyper().vocabulary;
+        for (index, entry) in batch.iter().enumerate() {
+            if usize::try_from(entry.token).map_or(true, |token| token >= vocabulary) {
+                return Err(Error::TokenOutOfRange { index, token: entry.token, vocabulary });
+            }
+            if entry.position < 0 || entry.sequence < 0 {
+                return Err(Error::BadBatch(format!(
+                    "token {index}: expected a position and a sequence of at least 0, found {} and {}",
+                    entry.position, entry.sequence
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn decode_micro_batch(
+        &mut self,
+        batch: &[BatchToken],
+        taps: &mut Option<&mut dyn TapSink>,
+    ) -> Result<()> {
+        let tokens: Vec<Cell> =
+            batch.iter().map(|t| Cell { position: t.position, sequence: t.sequence }).collect();
+        let slot = self.cache.cells.store(&tokens)?;
+        let mut evaluation = Evaluation {
+            model: &self.model,
+            kernels: self.kernels,
+            threads: &self.threads,
+            cache: &mut self.cache,
+            scratch: &mut self.scratch,
+        };
+        let logits = evaluation.run(batch, &tokens, slot, taps)?;
+        self.logits.extend_from_slice(logits);
+        Ok(())
+    }
+
+    /// The logits of the last [`decode`](Self::decode): `[vocabulary, outputs]`, in batch order.
+    pub fn logits(&self) -> &[f32] {
+        &self.logits
+    }
+
+    /// The KV cache.
+    pub fn cache(&self) -> &KvCache {
+        &self.cache
+    }
+
+    /// Forgets all tokens.
+    pub fn clear(&mut self) {
+        self.cache.cells.clear();
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The instruction set that was chosen.
+    pub fn kernel(&self) -> Isa {
+        self.kernels.isa()
+    }
+}
