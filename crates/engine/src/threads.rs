@@ -47,28 +47,48 @@ impl Threads {
     /// `unit` elements; `items` says which ones `part` holds.
     pub fn split<T: Send>(&self, out: &mut [T], unit: usize, work: impl Fn(Range<usize>, &mut [T]) + Sync) {
         debug_assert!(unit > 0 && out.len().is_multiple_of(unit));
-        let items = out.len() / unit;
-        let parts = self.count.min(items);
-        let Some(pool) = self.pool.as_ref().filter(|_| parts > 1) else {
-            return work(0..items, out);
+        // Units of nothing: as many as items, and no memory.
+        let mut beside = vec![(); out.len() / unit];
+        self.split_with(out, unit, &mut beside, |range, out, _| work(range, out));
+    }
+
+    /// As [`split`](Self::split), with a second output of one element per item beside the first.
+    pub fn split_with<T: Send, U: Send>(
+        &self,
+        out: &mut [T],
+        unit: usize,
+        beside: &mut [U],
+        work: impl Fn(Range<usize>, &mut [T], &mut [U]) + Sync,
+    ) {
+        debug_assert!(unit > 0 && out.len() == beside.len() * unit);
+        let items = beside.len();
+        let Some(pool) = self.pool.as_ref().filter(|_| items > 1) else {
+            return work(0..items, out, beside);
         };
         pool.in_place_scope(|scope| {
             let work = &work;
-            let (mut rest, mut own) = (out, None);
-            for part in 0..parts {
-                let range = part * items / parts..(part + 1) * items / parts;
-                let (head, tail) = rest.split_at_mut((range.end - range.start) * unit);
-                rest = tail;
-                if part == 0 {
-                    own = Some((range, head));
+            let (mut rest, mut rest_beside, mut own) = (out, beside, None);
+            for range in self.parts(items) {
+                let (head, tail) = rest.split_at_mut(range.len() * unit);
+                let (head_beside, tail_beside) = rest_beside.split_at_mut(range.len());
+                (rest, rest_beside) = (tail, tail_beside);
+                if range.start == 0 {
+                    own = Some((range, head, head_beside));
                 } else {
-                    scope.spawn(move |_| work(range, head));
+                    scope.spawn(move |_| work(range, head, head_beside));
                 }
             }
-            if let Some((range, head)) = own {
-                work(range, head);
+            if let Some((range, head, head_beside)) = own {
+                work(range, head, head_beside);
             }
         });
+    }
+
+    /// The parts that [`split`](Self::split) makes of `items` items: at most one per thread, none empty
+    /// but the only one of no items.
+    pub fn parts(&self, items: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        let parts = self.count.min(items).max(1);
+        (0..parts).map(move |part| part * items / parts..(part + 1) * items / parts)
     }
 }
 

@@ -9,8 +9,9 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
+use super::rows::check_gemm;
 use super::scalar::{self, Scalar, exp};
-use super::{Isa, Kernels, QuantizedRow, check_i2_s_gemm};
+use super::{Isa, Kernels, QuantizedRow, Rows, Ternary};
 use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
 
 /// The kernels for CPUs with AVX2, FMA and F16C. A value exists only where the CPU has all three.
@@ -39,24 +40,29 @@ impl Kernels for Avx2 {
         unsafe { quantize_activations(x, q) }
     }
 
-    fn i2_s_gemm(&self, width: usize, packed: &[u8], q: &[i8], out: &mut [i32]) {
-        let (_, tokens) = check_i2_s_gemm(width, packed, q, out);
-        if tokens > 0 {
-            // SAFETY: an `Avx2` exists only where `get` found the features.
-            unsafe { i2_s_gemm(width, tokens, packed, q, out) }
-        }
+    fn i2_s_gemm(
+        &self,
+        weights: Ternary<'_>,
+        q: &[i8],
+        quantized: &[QuantizedRow],
+        out: &mut [f32],
+        stride: usize,
+    ) {
+        weights.check(q, quantized.len(), out, stride);
+        // SAFETY: an `Avx2` exists only where `get` found the features.
+        unsafe { i2_s_gemm(weights, q, quantized, out, stride) }
     }
 
-    fn f16_dot(&self, a: &[f16], b: &[f16]) -> f32 {
-        assert_eq!(a.len(), b.len());
+    fn f16_gemm(&self, a: Rows<'_, f16>, b: Rows<'_, f32>, out: &mut [f32], stride: usize) {
+        check_gemm(a, b, out, stride);
         // SAFETY: an `Avx2` exists only where `get` found the features.
-        unsafe { f16_dot(a, b) }
+        unsafe { f16_gemm(a, b, out, stride) }
     }
 
-    fn f32_dot(&self, a: &[f32], b: &[f32]) -> f32 {
-        assert_eq!(a.len(), b.len());
+    fn f32_gemm(&self, a: Rows<'_, f32>, b: Rows<'_, f32>, out: &mut [f32], stride: usize) {
+        check_gemm(a, b, out, stride);
         // SAFETY: an `Avx2` exists only where `get` found the features.
-        unsafe { f32_dot(a, b) }
+        unsafe { f32_gemm(a, b, out, stride) }
     }
 
     fn exp_and_sum(&self, x: &mut [f32], max: f32) -> f64 {
@@ -68,6 +74,12 @@ impl Kernels for Avx2 {
         assert_eq!(x.len(), out.len());
         // SAFETY: an `Avx2` exists only where `get` found the features.
         unsafe { f32_to_f16(x, out) }
+    }
+
+    fn round_to_f16(&self, x: &[f32], out: &mut [f32]) {
+        assert_eq!(x.len(), out.len());
+        // SAFETY: an `Avx2` exists only where `get` found the features.
+        unsafe { round_to_f16(x, out) }
     }
 }
 
@@ -112,17 +124,31 @@ fn quantize_activations(x: &[f32], q: &mut [i8]) -> QuantizedRow {
 const BLOCKS_PER_FLUSH: usize = 15;
 /// Tokens that share one unpacking of the weights.
 const TOKENS: usize = 4;
+/// Rows of weights that pass over a group of tokens before the next group is taken, so that the
+/// activations of the group stay in the first-level cache.
+const ROW_BLOCK: usize = 64;
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn i2_s_gemm(width: usize, tokens: usize, packed: &[u8], q: &[i8], out: &mut [i32]) {
-    for (row, sums) in packed.chunks_exact(width / 4).zip(out.chunks_exact_mut(tokens)) {
-        let mut groups = q.chunks_exact(TOKENS * width);
-        let (sum_groups, sum_rest) = sums.as_chunks_mut::<TOKENS>();
-        for (q, sums) in (&mut groups).zip(sum_groups) {
-            *sums = i2_s_dots(row, std::array::from_fn(|token| &q[token * width..][..width]));
+fn i2_s_gemm(weights: Ternary<'_>, q: &[i8], quantized: &[QuantizedRow], out: &mut [f32], stride: usize) {
+    let (rows, width, tokens) = (weights.count(), weights.width(), quantized.len());
+    let activations = |token: usize| &q[token * width..][..width];
+    let in_groups = tokens / TOKENS * TOKENS;
+    for block in (0..rows).step_by(ROW_BLOCK) {
+        let block = block..rows.min(block + ROW_BLOCK);
+        for first in (0..in_groups).step_by(TOKENS) {
+            let group = [0, 1, 2, 3].map(|i| activations(first + i));
+            for row in block.clone() {
+                let sums = i2_s_dots::<TOKENS>(weights.row(row), group);
+                for (token, sum) in (first..).zip(sums) {
+                    out[token * stride + row] = quantized[token].rescale(sum, weights.scale());
+                }
+            }
         }
-        for (q, sum) in groups.remainder().chunks_exact(width).zip(sum_rest) {
-            [*sum] = i2_s_dots(row, [q]);
+        for token in in_groups..tokens {
+            for row in block.clone() {
+                let [sum] = i2_s_dots(weights.row(row), [activations(token)]);
+                out[token * stride + row] = quantized[token].rescale(sum, weights.scale());
+            }
         }
     }
 }
@@ -131,28 +157,38 @@ fn i2_s_gemm(width: usize, tokens: usize, packed: &[u8], q: &[i8], out: &mut [i3
 #[target_feature(enable = "avx2,fma,f16c")]
 fn i2_s_dots<const N: usize>(row: &[u8], q: [&[i8]; N]) -> [i32; N] {
     let blocks = row.as_chunks::<BLOCK_BYTES>().0;
-    let q: [&[[i8; BLOCK]]; N] = q.map(|q| q.as_chunks::<BLOCK>().0);
+    let mut activations: [&[[i8; BLOCK]]; N] = [&[]; N];
+    for (activations, q) in activations.iter_mut().zip(q) {
+        *activations = &q.as_chunks().0[..blocks.len()];
+    }
     let mut sums = [_mm256_setzero_si256(); N];
-    let mut start = 0;
-    while start < blocks.len() {
+    for start in (0..blocks.len()).step_by(BLOCKS_PER_FLUSH) {
         let end = blocks.len().min(start + BLOCKS_PER_FLUSH);
         let mut partial = [_mm256_setzero_si256(); N];
         for block in start..end {
-            let codes = unpack(&blocks[block]);
-            for token in 0..N {
-                let activations = q[token][block].as_chunks::<32>().0;
-                for (codes, activations) in codes.iter().zip(activations) {
-                    let pairs = _mm256_maddubs_epi16(*codes, load_i8(activations));
-                    partial[token] = _mm256_add_epi16(partial[token], pairs);
-                }
+            let [a, b, c, d] = unpack(&blocks[block]);
+            for (partial, activations) in partial.iter_mut().zip(&activations) {
+                let [e, f, g, h] = activations[block].as_chunks::<32>().0 else { continue };
+                let first = _mm256_add_epi16(
+                    _mm256_maddubs_epi16(a, load_i8(e)),
+                    _mm256_maddubs_epi16(b, load_i8(f)),
+                );
+                let second = _mm256_add_epi16(
+                    _mm256_maddubs_epi16(c, load_i8(g)),
+                    _mm256_maddubs_epi16(d, load_i8(h)),
+                );
+                *partial = _mm256_add_epi16(*partial, _mm256_add_epi16(first, second));
             }
         }
         for (sum, partial) in sums.iter_mut().zip(partial) {
             *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(partial, _mm256_set1_epi16(1)));
         }
-        start = end;
     }
-    std::array::from_fn(|token| sum_i32(sums[token]))
+    let mut totals = [0; N];
+    for (total, sum) in totals.iter_mut().zip(sums) {
+        *total = sum_i32(sum);
+    }
+    totals
 }
 
 /// The four groups of 32 codes of a block, in the order of the activations (spec §1.3).
@@ -168,22 +204,53 @@ fn unpack(block: &[u8; BLOCK_BYTES]) -> [__m256i; 4] {
     ]
 }
 
+/// Rows of `a` that share one load of `b`.
+const A_ROWS: usize = 2;
+
 #[target_feature(enable = "avx2,fma,f16c")]
-fn f16_dot(a: &[f16], b: &[f16]) -> f32 {
-    let (a_steps, a_tail) = a.as_chunks::<32>();
-    let (b_steps, b_tail) = b.as_chunks::<32>();
-    let mut accumulators = [_mm256_setzero_ps(); 4];
-    for (a, b) in a_steps.iter().zip(b_steps) {
-        let (a, b) = (a.as_chunks::<8>().0, b.as_chunks::<8>().0);
-        for lane in 0..4 {
-            accumulators[lane] = _mm256_fmadd_ps(load_f16(&a[lane]), load_f16(&b[lane]), accumulators[lane]);
+fn f16_gemm(a: Rows<'_, f16>, b: Rows<'_, f32>, out: &mut [f32], stride: usize) {
+    for first in (0..a.count()).step_by(A_ROWS) {
+        // Behind the last row, the last row is taken again and its result dropped.
+        let rows: [&[f16]; A_ROWS] = std::array::from_fn(|i| a.row((first + i).min(a.count() - 1)));
+        for j in 0..b.count() {
+            let dots = f16_dots(rows, b.row(j));
+            let out = &mut out[j * stride..][..a.count()][first..];
+            for (out, dot) in out.iter_mut().zip(dots) {
+                *out = dot;
+            }
         }
     }
-    let mut sum = f64::from(reduce(accumulators));
-    for (a, b) in a_tail.iter().zip(b_tail) {
-        sum += f64::from(a.to_f32() * b.to_f32());
+}
+
+/// The canonical dot products of `N` rows with one.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn f16_dots<const N: usize>(a: [&[f16]; N], b: &[f32]) -> [f32; N] {
+    let a_steps = a.map(|row| row.as_chunks::<32>());
+    let (b_steps, b_tail) = b.as_chunks::<32>();
+    let mut accumulators = [[_mm256_setzero_ps(); 4]; N];
+    for (step, b) in b_steps.iter().enumerate() {
+        let b = b.as_chunks::<8>().0;
+        for (accumulators, (a, _)) in accumulators.iter_mut().zip(&a_steps) {
+            let a = a[step].as_chunks::<8>().0;
+            for lane in 0..4 {
+                let product = (load_f16(&a[lane]), load_f32(&b[lane]));
+                accumulators[lane] = _mm256_fmadd_ps(product.0, product.1, accumulators[lane]);
+            }
+        }
     }
-    sum as f32
+    std::array::from_fn(|row| {
+        let leftovers = a_steps[row].1.iter().zip(b_tail).map(|(a, b)| f64::from(a.to_f32() * b));
+        leftovers.fold(f64::from(reduce(accumulators[row])), |sum, product| sum + product) as f32
+    })
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn f32_gemm(a: Rows<'_, f32>, b: Rows<'_, f32>, out: &mut [f32], stride: usize) {
+    for i in 0..a.count() {
+        for j in 0..b.count() {
+            out[j * stride + i] = f32_dot(a.row(i), b.row(j));
+        }
+    }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -197,11 +264,7 @@ fn f32_dot(a: &[f32], b: &[f32]) -> f32 {
             accumulators[lane] = _mm256_fmadd_ps(load_f32(&a[lane]), load_f32(&b[lane]), accumulators[lane]);
         }
     }
-    let mut sum = reduce(accumulators);
-    for (a, b) in a_tail.iter().zip(b_tail) {
-        sum += a * b;
-    }
-    sum
+    a_tail.iter().zip(b_tail).fold(reduce(accumulators), |sum, (a, b)| sum + a * b)
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -267,6 +330,19 @@ fn f32_to_f16(x: &[f32], out: &mut [f16]) {
     }
     for (x, out) in tail.iter().zip(out_tail) {
         *out = f16::from_f32(*x);
+    }
+}
+
+#[target_feature(enable = "avx2,f16c")]
+fn round_to_f16(x: &[f32], out: &mut [f32]) {
+    let (vectors, tail) = x.as_chunks::<8>();
+    let (out_vectors, out_tail) = out.as_chunks_mut::<8>();
+    for (vector, out) in vectors.iter().zip(out_vectors) {
+        let rounded = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(load_f32(vector));
+        store_f32(out, _mm256_cvtph_ps(rounded));
+    }
+    for (x, out) in tail.iter().zip(out_tail) {
+        *out = f16::from_f32(*x).to_f32();
     }
 }
 

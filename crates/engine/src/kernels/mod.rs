@@ -10,6 +10,8 @@
 //! `((a0+a2)+(a1+a3))`, `lo+hi`, `(t0+t1)+(t2+t3)` (spec §4.6). Integer sums are exact in any order.
 
 mod avx2;
+mod avx512;
+mod rows;
 mod scalar;
 
 use std::fmt;
@@ -20,6 +22,8 @@ use half::f16;
 use crate::{Error, Result};
 
 pub use avx2::Avx2;
+pub use avx512::Avx512;
+pub use rows::{Rows, Ternary};
 pub use scalar::Scalar;
 
 /// An instruction set that the kernels are written for.
@@ -29,11 +33,13 @@ pub enum Isa {
     Scalar,
     /// AVX2 with FMA and F16C, the instruction set of the canonical build.
     Avx2,
+    /// AVX-512 F, BW, VL and VNNI.
+    Avx512,
 }
 
 impl Isa {
     /// All instruction sets, the fastest last.
-    pub const ALL: [Self; 2] = [Self::Scalar, Self::Avx2];
+    pub const ALL: [Self; 3] = [Self::Scalar, Self::Avx2, Self::Avx512];
 }
 
 impl fmt::Display for Isa {
@@ -41,6 +47,7 @@ impl fmt::Display for Isa {
         f.write_str(match self {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
         })
     }
 }
@@ -65,6 +72,14 @@ pub struct QuantizedRow {
     pub sum: i32,
 }
 
+impl QuantizedRow {
+    /// The product of a ternary row with this row of activations, from the raw sum `Σ code·q`:
+    /// `((f32)sum − (f32)Σ q) / scale · weight_scale`, all f32, left to right (spec §2.3).
+    pub fn rescale(&self, sum: i32, weight_scale: f32) -> f32 {
+        (sum as f32 - self.sum as f32) / self.scale * weight_scale
+    }
+}
+
 /// The kernels of one instruction set. Every method is a pure function of its arguments.
 ///
 /// Slices whose lengths do not fit together are a programming error and panic.
@@ -79,19 +94,28 @@ pub trait Kernels: Send + Sync + fmt::Debug {
     /// `x` and `q` have the same length. A NaN becomes 0 (spec §2.1 has the details).
     fn quantize_activations(&self, x: &[f32], q: &mut [i8]) -> QuantizedRow;
 
-    /// `out[row·tokens + token] = Σ_k code[row][k] · q[token][k]`, the true integer sums of the raw
-    /// codes 0, 1, 2 (for −1, 0, +1).
+    /// `out[token·stride + row] = rescale(Σ_k code[row][k] · q[token][k])` with the true integer sums
+    /// of the raw codes 0, 1, 2 (for −1, 0, +1), and [`QuantizedRow::rescale`].
     ///
-    /// `packed`: I2_S rows of `width/4` bytes each (spec §1.3); `width` is a multiple of 128;
-    /// `q`: `[width, tokens]` int8; `out`: one `i32` per row and token, tokens fastest.
-    fn i2_s_gemm(&self, width: usize, packed: &[u8], q: &[i8], out: &mut [i32]);
+    /// `q`: `[width, tokens]` int8, one [`QuantizedRow`] per token in `quantized`; `stride` is at
+    /// least the number of rows, and `out` ends behind the last row of the last token.
+    fn i2_s_gemm(
+        &self,
+        weights: Ternary<'_>,
+        q: &[i8],
+        quantized: &[QuantizedRow],
+        out: &mut [f32],
+        stride: usize,
+    );
 
-    /// `Σ a[i]·b[i]` with f32 accumulation in the canonical order; what is left over behind the last
-    /// full 32 elements is multiplied in f32 and added in f64 (spec §4.6, path A).
-    fn f16_dot(&self, a: &[f16], b: &[f16]) -> f32;
+    /// `out[j·stride + i] = Σ_k a[i][k] · b[j][k]` with f32 accumulation in the canonical order; what is
+    /// left over behind the last full 32 elements is multiplied in f32 and added in f64 (spec §4.6,
+    /// path A). The values of `b` have been rounded to f16 already (see
+    /// [`round_to_f16`](Self::round_to_f16)).
+    fn f16_gemm(&self, a: Rows<'_, f16>, b: Rows<'_, f32>, out: &mut [f32], stride: usize);
 
-    /// `Σ a[i]·b[i]` in the canonical order; leftovers are added in f32 (spec §4.6).
-    fn f32_dot(&self, a: &[f32], b: &[f32]) -> f32;
+    /// As [`f16_gemm`](Self::f16_gemm) with f32 on both sides; leftovers are added in f32.
+    fn f32_gemm(&self, a: Rows<'_, f32>, b: Rows<'_, f32>, out: &mut [f32], stride: usize);
 
     /// Replaces each `x` by `exp(x − max)` and returns the sum in f64, taken per vector of eight
     /// lanes in f32 first (spec §4.5). A tail shorter than eight uses the C library's `expf`.
@@ -99,6 +123,9 @@ pub trait Kernels: Send + Sync + fmt::Debug {
 
     /// Rounds f32 to f16, to nearest even (spec §4.8).
     fn f32_to_f16(&self, x: &[f32], out: &mut [f16]);
+
+    /// Rounds f32 to the nearest value that f16 can hold, and keeps it as f32.
+    fn round_to_f16(&self, x: &[f32], out: &mut [f32]);
 }
 
 /// The kernels for `requested`, or the fastest that this CPU has.
@@ -106,38 +133,29 @@ pub trait Kernels: Send + Sync + fmt::Debug {
 /// # Errors
 /// [`Error::KernelUnavailable`] if the CPU lacks the instruction set.
 pub fn select(requested: Option<Isa>) -> Result<&'static dyn Kernels> {
-    static SCALAR: Scalar = Scalar;
-    let wanted = match requested {
-        Some(isa) => isa,
-        None if avx2::get().is_some() => Isa::Avx2,
-        None => Isa::Scalar,
+    let get = |isa: Isa| -> Option<&'static dyn Kernels> {
+        static SCALAR: Scalar = Scalar;
+        match isa {
+            Isa::Scalar => Some(&SCALAR),
+            Isa::Avx2 => avx2::get().map(|kernels| kernels as _),
+            Isa::Avx512 => avx512::get().map(|kernels| kernels as _),
+        }
     };
-    match wanted {
-        Isa::Scalar => Ok(&SCALAR),
-        Isa::Avx2 => match avx2::get() {
-            Some(kernels) => Ok(kernels),
-            None => Err(Error::KernelUnavailable {
-                requested: wanted.to_string(),
-                why: "this CPU lacks AVX2, FMA or F16C".to_owned(),
-            }),
-        },
-    }
+    let fastest_first =
+        Isa::ALL.into_iter().rev().filter(|isa| requested.is_none_or(|wanted| wanted == *isa));
+    fastest_first.into_iter().find_map(get).ok_or_else(|| Error::KernelUnavailable {
+        requested: requested.map_or_else(String::new, |isa| isa.to_string()),
+        why: match requested {
+            Some(Isa::Avx512) => "this CPU lacks AVX-512 F, BW, VL or VNNI",
+            _ => "this CPU lacks AVX2, FMA or F16C",
+        }
+        .to_owned(),
+    })
 }
 
 /// The instruction sets that this CPU has, the fastest last.
 pub fn available() -> Vec<Isa> {
     Isa::ALL.into_iter().filter(|&isa| select(Some(isa)).is_ok()).collect()
-}
-
-/// Panics unless the slices of [`Kernels::i2_s_gemm`] fit together; returns (rows, tokens).
-fn check_i2_s_gemm(width: usize, packed: &[u8], q: &[i8], out: &[i32]) -> (usize, usize) {
-    use crate::quant::i2_s::BLOCK;
-    assert!(width > 0 && width.is_multiple_of(BLOCK), "width {width} is not a multiple of {BLOCK}");
-    let (rows, tokens) = (packed.len() / (width / 4), q.len() / width);
-    assert_eq!(packed.len(), rows * (width / 4), "packed weights: a whole number of rows");
-    assert_eq!(q.len(), tokens * width, "activations: a whole number of tokens");
-    assert_eq!(out.len(), rows * tokens, "one sum per row and token");
-    (rows, tokens)
 }
 
 #[cfg(test)]

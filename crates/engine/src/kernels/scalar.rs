@@ -3,7 +3,8 @@
 
 use half::f16;
 
-use super::{Isa, Kernels, QuantizedRow, check_i2_s_gemm};
+use super::rows::check_gemm;
+use super::{Isa, Kernels, QuantizedRow, Rows, Ternary};
 use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
 
 /// f32 lanes of one vector of the canonical build.
@@ -26,48 +27,40 @@ impl Kernels for Scalar {
         quantize_with_maximum(x, q, maximum_magnitude(x))
     }
 
-    fn i2_s_gemm(&self, width: usize, packed: &[u8], q: &[i8], out: &mut [i32]) {
-        let (_, tokens) = check_i2_s_gemm(width, packed, q, out);
-        if tokens == 0 {
-            return;
-        }
-        for (row, sums) in packed.chunks_exact(width / 4).zip(out.chunks_exact_mut(tokens)) {
-            for (activations, sum) in q.chunks_exact(width).zip(sums) {
-                *sum = i2_s_dot(row, activations);
+    fn i2_s_gemm(
+        &self,
+        weights: Ternary<'_>,
+        q: &[i8],
+        quantized: &[QuantizedRow],
+        out: &mut [f32],
+        stride: usize,
+    ) {
+        weights.check(q, quantized.len(), out, stride);
+        for (token, activations) in quantized.iter().enumerate() {
+            let q = &q[token * weights.width()..][..weights.width()];
+            for row in 0..weights.count() {
+                let sum = i2_s_dot(weights.row(row), q);
+                out[token * stride + row] = activations.rescale(sum, weights.scale());
             }
         }
     }
 
-    fn f16_dot(&self, a: &[f16], b: &[f16]) -> f32 {
-        assert_eq!(a.len(), b.len());
-        let full = a.len() / STEP * STEP;
-        let mut accumulators = [[0.0f32; LANES]; ACCUMULATORS];
-        for start in (0..full).step_by(STEP) {
-            for (i, lane) in accumulators.as_flattened_mut().iter_mut().enumerate() {
-                *lane = a[start + i].to_f32().mul_add(b[start + i].to_f32(), *lane);
+    fn f16_gemm(&self, a: Rows<'_, f16>, b: Rows<'_, f32>, out: &mut [f32], stride: usize) {
+        check_gemm(a, b, out, stride);
+        for j in 0..b.count() {
+            for i in 0..a.count() {
+                out[j * stride + i] = f16_dot(a.row(i), b.row(j));
             }
         }
-        let mut sum = f64::from(reduce(&accumulators));
-        for i in full..a.len() {
-            sum += f64::from(a[i].to_f32() * b[i].to_f32());
-        }
-        sum as f32
     }
 
-    fn f32_dot(&self, a: &[f32], b: &[f32]) -> f32 {
-        assert_eq!(a.len(), b.len());
-        let full = a.len() / STEP * STEP;
-        let mut accumulators = [[0.0f32; LANES]; ACCUMULATORS];
-        for start in (0..full).step_by(STEP) {
-            for (i, lane) in accumulators.as_flattened_mut().iter_mut().enumerate() {
-                *lane = a[start + i].mul_add(b[start + i], *lane);
+    fn f32_gemm(&self, a: Rows<'_, f32>, b: Rows<'_, f32>, out: &mut [f32], stride: usize) {
+        check_gemm(a, b, out, stride);
+        for j in 0..b.count() {
+            for i in 0..a.count() {
+                out[j * stride + i] = f32_dot(a.row(i), b.row(j));
             }
         }
-        let mut sum = reduce(&accumulators);
-        for i in full..a.len() {
-            sum += a[i] * b[i];
-        }
-        sum
     }
 
     fn exp_and_sum(&self, x: &mut [f32], max: f32) -> f64 {
@@ -94,6 +87,41 @@ impl Kernels for Scalar {
             *out = f16::from_f32(*x);
         }
     }
+
+    fn round_to_f16(&self, x: &[f32], out: &mut [f32]) {
+        assert_eq!(x.len(), out.len());
+        for (x, out) in x.iter().zip(out) {
+            *out = f16::from_f32(*x).to_f32();
+        }
+    }
+}
+
+/// The canonical dot product of f16 values; `b` is f16 widened to f32. Leftovers are products in f32,
+/// added in f64.
+fn f16_dot(a: &[f16], b: &[f32]) -> f32 {
+    let (a_steps, a_tail) = a.as_chunks::<STEP>();
+    let (b_steps, b_tail) = b.as_chunks::<STEP>();
+    let mut accumulators = [[0.0f32; LANES]; ACCUMULATORS];
+    for (a, b) in a_steps.iter().zip(b_steps) {
+        for ((a, b), lane) in a.iter().zip(b).zip(accumulators.as_flattened_mut()) {
+            *lane = a.to_f32().mul_add(*b, *lane);
+        }
+    }
+    let leftovers = a_tail.iter().zip(b_tail).map(|(a, b)| f64::from(a.to_f32() * b));
+    leftovers.fold(f64::from(reduce(&accumulators)), |sum, product| sum + product) as f32
+}
+
+/// The canonical dot product of f32 values; leftovers are added in f32.
+fn f32_dot(a: &[f32], b: &[f32]) -> f32 {
+    let (a_steps, a_tail) = a.as_chunks::<STEP>();
+    let (b_steps, b_tail) = b.as_chunks::<STEP>();
+    let mut accumulators = [[0.0f32; LANES]; ACCUMULATORS];
+    for (a, b) in a_steps.iter().zip(b_steps) {
+        for ((a, b), lane) in a.iter().zip(b).zip(accumulators.as_flattened_mut()) {
+            *lane = a.mul_add(*b, *lane);
+        }
+    }
+    a_tail.iter().zip(b_tail).fold(reduce(&accumulators), |sum, (a, b)| sum + a * b)
 }
 
 /// `max(1e-5, max|x|)` in f64 as the reference takes it: a NaN becomes the maximum and the element
@@ -126,7 +154,7 @@ fn nearest_integer(x: f32) -> i32 {
 }
 
 /// The true sum `Σ code·q` of one packed row.
-pub(super) fn i2_s_dot(row: &[u8], q: &[i8]) -> i32 {
+fn i2_s_dot(row: &[u8], q: &[i8]) -> i32 {
     let mut sum = 0i32;
     for (bytes, q) in row.chunks_exact(BLOCK_BYTES).zip(q.chunks_exact(BLOCK)) {
         for (p, &byte) in bytes.iter().enumerate() {

@@ -30,8 +30,19 @@ fn floats() -> impl Strategy<Value = f32> {
     ]
 }
 
-fn finite_halves(n: usize) -> impl Strategy<Value = Vec<f16>> {
-    prop::collection::vec((-4.0f32..4.0).prop_map(f16::from_f32), n)
+/// A stream of numbers that depends on the seed alone.
+fn random(seed: u64) -> impl FnMut() -> u64 {
+    let mut state = seed | 1;
+    move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    }
+}
+
+fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
 }
 
 proptest! {
@@ -50,15 +61,15 @@ proptest! {
 
     #[test]
     fn i2_s_sums_are_the_true_sums(
-        (blocks, rows, tokens) in (1usize..=40, 1usize..=5, 0usize..=9), seed in any::<u64>(), extreme in 0u8..4
+        (blocks, rows, tokens) in (1usize..=65, 1usize..=6, 0usize..=13), stride_beyond in 0usize..3,
+        seed in any::<u64>(), extreme in 0u8..4
     ) {
         let width = blocks * i2_s::BLOCK;
-        let mut state = seed | 1;
-        let mut next = || { state ^= state << 13; state ^= state >> 7; state ^= state << 17; state };
+        let mut next = random(seed);
         let ternary: Vec<i8> =
             (0..rows * width).map(|_| if extreme == 1 { 1 } else { (next() % 3) as i8 - 1 }).collect();
         let q: Vec<i8> = (0..tokens * width)
-            .map(|_| match extreme { 0 => next() as i8, 1 => 127, 2 => -128, _ => if next() % 2 == 0 { 127 } else { -128 } })
+            .map(|_| match extreme { 0 => next() as i8, 1 => 127, 2 => -128, _ => if next().is_multiple_of(2) { 127 } else { -128 } })
             .collect();
         let mut packed = vec![0u8; rows * width / 4];
         i2_s::pack(&ternary, &mut packed).unwrap();
@@ -68,23 +79,72 @@ proptest! {
                 (0..width).map(|k| (i32::from(ternary[row * width + k]) + 1) * i32::from(q[token * width + k])).sum()
             })
             .collect();
+        // With these factors the rescaling is exact below 2^24, so the results are the sums themselves.
+        let quantized = vec![QuantizedRow { scale: 1.0, sum: 0 }; tokens];
+        let stride = rows + stride_beyond;
         each(|kernels| {
-            let mut found = vec![i32::MIN; rows * tokens];
-            kernels.i2_s_gemm(width, &packed, &q, &mut found);
-            assert_eq!(found, expected, "{:?}", kernels.isa());
+            let mut found = vec![f32::NAN; tokens * stride];
+            kernels.i2_s_gemm(Ternary::new(&packed, width, 1.0), &q, &quantized, &mut found, stride);
+            for token in 0..tokens {
+                for row in 0..stride {
+                    let found = found[token * stride + row];
+                    if row < rows {
+                        assert_eq!(found, expected[row * tokens + token] as f32, "{:?}", kernels.isa());
+                    } else {
+                        assert!(found.is_nan(), "{:?} writes beyond its rows", kernels.isa());
+                    }
+                }
+            }
         });
     }
 
     #[test]
-    fn dots_equal_the_scalar_ones(
-        (a, b) in lengths().prop_flat_map(|n| (finite_halves(n), finite_halves(n)))
+    fn rescaled_products_equal_the_scalar_ones(
+        (blocks, rows, tokens) in (1usize..=20, 1usize..=9, 1usize..=14), seed in any::<u64>(), weight_scale in 1e-3f32..2.0
     ) {
+        let width = blocks * i2_s::BLOCK;
+        let mut next = random(seed);
+        let ternary: Vec<i8> = (0..rows * width).map(|_| (next() % 3) as i8 - 1).collect();
+        let x: Vec<f32> = (0..tokens * width).map(|_| (next() % 2001) as f32 / 1000.0 - 1.0).collect();
+        let mut packed = vec![0u8; rows * width / 4];
+        i2_s::pack(&ternary, &mut packed).unwrap();
+        let weights = Ternary::new(&packed, width, weight_scale);
+        let product = |kernels: &dyn Kernels| {
+            let mut q = vec![0i8; x.len()];
+            let quantized: Vec<QuantizedRow> = x
+                .chunks_exact(width)
+                .zip(q.chunks_exact_mut(width))
+                .map(|(x, q)| kernels.quantize_activations(x, q))
+                .collect();
+            let mut out = vec![0.0; rows * tokens];
+            kernels.i2_s_gemm(weights, &q, &quantized, &mut out, rows);
+            bits(&out)
+        };
+        let expected = product(&Scalar);
+        each(|kernels| assert_eq!(product(kernels), expected, "{:?}", kernels.isa()));
+    }
+
+    #[test]
+    fn floating_point_products_equal_the_scalar_ones(
+        (width, a_rows, b_rows) in (lengths(), 1usize..=6, 0usize..=5), gaps in 0usize..3, seed in any::<u64>()
+    ) {
+        let mut next = random(seed);
+        let stride = width + gaps;
+        let mut halves = |rows: usize| -> Vec<f16> {
+            (0..rows * stride).map(|_| f16::from_f32((next() % 8001) as f32 / 1000.0 - 4.0)).collect()
+        };
+        let (a, b) = (halves(a_rows), halves(b_rows));
         let widen = |x: &[f16]| x.iter().map(|x| x.to_f32()).collect::<Vec<f32>>();
-        each(|kernels| {
-            assert_eq!(kernels.f16_dot(&a, &b).to_bits(), Scalar.f16_dot(&a, &b).to_bits(), "{:?}", kernels.isa());
-            let (a, b) = (widen(&a), widen(&b));
-            assert_eq!(kernels.f32_dot(&a, &b).to_bits(), Scalar.f32_dot(&a, &b).to_bits(), "{:?}", kernels.isa());
-        });
+        let (a_wide, b_wide) = (widen(&a), widen(&b));
+        let products = |kernels: &dyn Kernels| {
+            let b = Rows::new(&b_wide, width, stride, b_rows);
+            let (mut half, mut full) = (vec![0.0; a_rows * b_rows], vec![0.0; a_rows * b_rows]);
+            kernels.f16_gemm(Rows::new(&a, width, stride, a_rows), b, &mut half, a_rows);
+            kernels.f32_gemm(Rows::new(&a_wide, width, stride, a_rows), b, &mut full, a_rows);
+            (bits(&half), bits(&full))
+        };
+        let expected = products(&Scalar);
+        each(|kernels| assert_eq!(products(kernels), expected, "{:?}", kernels.isa()));
     }
 
     #[test]
@@ -97,7 +157,6 @@ proptest! {
             let (mut expected, mut found) = (x.clone(), x.clone());
             let sum = Scalar.exp_and_sum(&mut expected, max);
             assert_eq!(sum.to_bits(), kernels.exp_and_sum(&mut found, max).to_bits(), "{:?}", kernels.isa());
-            let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
             assert_eq!(bits(&expected), bits(&found), "{:?}", kernels.isa());
         });
     }
@@ -110,8 +169,12 @@ proptest! {
             let (mut expected, mut found) = (vec![f16::ZERO; x.len()], vec![f16::ZERO; x.len()]);
             Scalar.f32_to_f16(&x, &mut expected);
             kernels.f32_to_f16(&x, &mut found);
-            let bits = |x: &[f16]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-            assert_eq!(bits(&expected), bits(&found), "{:?}", kernels.isa());
+            let half_bits = |x: &[f16]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            assert_eq!(half_bits(&expected), half_bits(&found), "{:?}", kernels.isa());
+            let mut rounded = vec![0.0; x.len()];
+            kernels.round_to_f16(&x, &mut rounded);
+            let widened: Vec<f32> = expected.iter().map(|x| x.to_f32()).collect();
+            assert_eq!(bits(&rounded), bits(&widened), "{:?}", kernels.isa());
         });
     }
 }

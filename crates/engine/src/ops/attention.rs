@@ -4,7 +4,7 @@
 
 use half::f16;
 
-use crate::kernels::Kernels;
+use crate::kernels::{Kernels, Rows};
 use crate::threads::Threads;
 
 /// The extents of one attention.
@@ -30,13 +30,13 @@ impl AttentionShape {
 
 /// `kq[cell, token, head] = Σ_d K[d, kv_head, cell] · q[d, head, token]`.
 ///
-/// `q`: `[head_dim, heads, tokens]`, already rounded to f16; `keys`: the K cache of the layer,
+/// `q`: `[head_dim, heads, tokens]`, values that have been rounded to f16; `keys`: the K cache of the layer,
 /// `[head_dim, kv_heads, ≥cells]`; `out`: `[cells, tokens, heads]` f32.
 pub fn kq(
     kernels: &dyn Kernels,
     threads: &Threads,
     shape: AttentionShape,
-    q: &[f16],
+    q: &[f32],
     keys: &[f16],
     out: &mut [f32],
 ) {
@@ -44,27 +44,24 @@ pub fn kq(
     assert!(q.len() == head_dim * heads * tokens && keys.len() >= head_dim * kv_heads * cells);
     threads.split(out, cells * tokens, |range, out| {
         for (head, out) in range.zip(out.chunks_exact_mut(cells * tokens)) {
-            let kv_head = shape.kv_head(head);
-            for (token, out) in out.chunks_exact_mut(cells).enumerate() {
-                let q = &q[(token * heads + head) * head_dim..][..head_dim];
-                for (cell, out) in out.iter_mut().enumerate() {
-                    *out = kernels.f16_dot(&keys[(cell * kv_heads + kv_head) * head_dim..][..head_dim], q);
-                }
-            }
+            let keys =
+                Rows::new(&keys[shape.kv_head(head) * head_dim..], head_dim, kv_heads * head_dim, cells);
+            let q = Rows::new(&q[head * head_dim..], head_dim, heads * head_dim, tokens);
+            kernels.f16_gemm(keys, q, out, cells);
         }
     });
 }
 
 /// `kqv[d, token, head] = Σ_cell V[cell, d, kv_head] · p[cell, token, head]`.
 ///
-/// `probabilities`: `[cells, tokens, heads]`, already rounded to f16; `values`: the transposed V
+/// `probabilities`: `[cells, tokens, heads]`, values that have been rounded to f16; `values`: the transposed V
 /// cache of the layer, `[stride, head_dim, kv_heads]` with `stride ≥ cells`; `out`:
 /// `[head_dim, tokens, heads]` f32.
 pub fn kqv(
     kernels: &dyn Kernels,
     threads: &Threads,
     shape: AttentionShape,
-    probabilities: &[f16],
+    probabilities: &[f32],
     values: &[f16],
     stride: usize,
     out: &mut [f32],
@@ -74,13 +71,9 @@ pub fn kqv(
     assert!(stride >= cells);
     threads.split(out, head_dim * tokens, |range, out| {
         for (head, out) in range.zip(out.chunks_exact_mut(head_dim * tokens)) {
-            let kv_head = shape.kv_head(head);
-            for (token, out) in out.chunks_exact_mut(head_dim).enumerate() {
-                let p = &probabilities[(head * tokens + token) * cells..][..cells];
-                for (d, out) in out.iter_mut().enumerate() {
-                    *out = kernels.f16_dot(&values[(kv_head * head_dim + d) * stride..][..cells], p);
-                }
-            }
+            let channels = &values[shape.kv_head(head) * head_dim * stride..];
+            let p = Rows::new(&probabilities[head * tokens * cells..], cells, cells, tokens);
+            kernels.f16_gemm(Rows::new(channels, cells, stride, head_dim), p, out, head_dim);
         }
     });
 }
@@ -108,25 +101,26 @@ mod tests {
         (0..n).map(|i| f16::from_f32(((i * 7 + 3) % 11) as f32 - 5.0)).collect()
     }
 
+    fn widened(n: usize) -> Vec<f32> {
+        numbers(n).into_iter().map(f16::to_f32).collect()
+    }
+
     #[test]
     fn kq_and_kqv_follow_their_index_formulas() {
-        let (q, keys) = (numbers(2 * 4 * 3), numbers(2 * 2 * 6));
+        let (q, keys) = (widened(2 * 4 * 3), numbers(2 * 2 * 6));
         let mut out = vec![0.0; 5 * 3 * 4];
         kq(&Scalar, &Threads::new(3).unwrap(), SHAPE, &q, &keys, &mut out);
         for head in 0..4 {
             for token in 0..3 {
                 for cell in 0..5 {
                     let expected: f32 = (0..2)
-                        .map(|d| {
-                            keys[(cell * 2 + head / 2) * 2 + d].to_f32()
-                                * q[(token * 4 + head) * 2 + d].to_f32()
-                        })
+                        .map(|d| keys[(cell * 2 + head / 2) * 2 + d].to_f32() * q[(token * 4 + head) * 2 + d])
                         .sum();
                     assert_eq!(out[(head * 3 + token) * 5 + cell], expected, "{head} {token} {cell}");
                 }
             }
         }
-        let (p, values, stride) = (numbers(5 * 3 * 4), numbers(8 * 2 * 2), 8);
+        let (p, values, stride) = (widened(5 * 3 * 4), numbers(8 * 2 * 2), 8);
         let mut out = vec![0.0; 2 * 3 * 4];
         kqv(&Scalar, &Threads::new(2).unwrap(), SHAPE, &p, &values, stride, &mut out);
         for head in 0..4 {
@@ -134,8 +128,7 @@ mod tests {
                 for d in 0..2 {
                     let expected: f32 = (0..5)
                         .map(|c| {
-                            values[((head / 2) * 2 + d) * 8 + c].to_f32()
-                                * p[(head * 3 + token) * 5 + c].to_f32()
+                            values[((head / 2) * 2 + d) * 8 + c].to_f32() * p[(head * 3 + token) * 5 + c]
                         })
                         .sum();
                     assert_eq!(out[(head * 3 + token) * 2 + d], expected, "{head} {token} {d}");

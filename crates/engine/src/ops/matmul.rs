@@ -1,12 +1,13 @@
 //! Multiplication of a weight matrix with the activations of a batch (spec §2, §4.6).
 //!
 //! The activations are first brought into the type that the weight's dot product takes (int8 for
-//! I2_S, f16 for F16, f32 as they are), once for all matrices that read the same input.
+//! I2_S, values rounded to f16 for F16, f32 as they are), once for all matrices that read the same input.
+
+use std::ops::Range;
 
 use half::f16;
 
-use crate::kernels::{Kernels, QuantizedRow};
-use crate::quant::i2_s::BLOCK;
+use crate::kernels::{Kernels, QuantizedRow, Rows, Ternary};
 use crate::threads::Threads;
 
 /// A weight matrix of dims `[width, rows]` (ggml order): `rows` dot products of length `width`.
@@ -58,28 +59,33 @@ impl Matrix<'_> {
 /// Activations of one batch in the type of a dot product, with buffers that are kept.
 #[derive(Debug, Default)]
 pub struct Activations {
-    half: Vec<f16>,
+    /// Rounded to f16 and kept as f32.
+    rounded: Vec<f32>,
     quantized: Vec<i8>,
-    rows: Vec<QuantizedRow>,
-    sums: Vec<i32>,
+    quantized_rows: Vec<QuantizedRow>,
+    /// Products of some rows, before they are put in their place between those of other threads.
+    parts: Vec<f32>,
 }
 
 impl Activations {
     /// Prepares `x`, `[width, tokens]`, for [`matmul`] with a matrix of the type of `matrix`.
-    pub fn prepare(&mut self, kernels: &dyn Kernels, matrix: &Matrix<'_>, x: &[f32]) {
+    pub fn prepare(&mut self, kernels: &dyn Kernels, threads: &Threads, matrix: &Matrix<'_>, x: &[f32]) {
         let width = matrix.width();
         match matrix {
             Matrix::F32 { .. } => {}
             Matrix::F16 { .. } => {
-                self.half.resize(x.len(), f16::ZERO);
-                kernels.f32_to_f16(x, &mut self.half);
+                self.rounded.resize(x.len(), 0.0);
+                kernels.round_to_f16(x, &mut self.rounded);
             }
             Matrix::I2S { .. } => {
                 self.quantized.resize(x.len(), 0);
-                self.rows.clear();
-                for (x, q) in x.chunks_exact(width).zip(self.quantized.chunks_exact_mut(width)) {
-                    self.rows.push(kernels.quantize_activations(x, q));
-                }
+                self.quantized_rows.resize(x.len() / width, QuantizedRow::default());
+                let Self { quantized, quantized_rows, .. } = self;
+                threads.split_with(quantized, width, quantized_rows, |range, quantized, rows| {
+                    for ((token, q), row) in range.zip(quantized.chunks_exact_mut(width)).zip(rows) {
+                        *row = kernels.quantize_activations(&x[token * width..][..width], q);
+                    }
+                });
             }
         }
     }
@@ -88,8 +94,7 @@ impl Activations {
 /// `out[row, token] = Σ_k matrix[k, row] · x[k, token]`, `x` being `[width, tokens]` and prepared
 /// in `activations` for this type of matrix; `out` is `[rows, tokens]`.
 ///
-/// I2_S: `((f32)Σ code·q − (f32)Σ q) / activation_scale · weight_scale`, all f32, left to right
-/// (spec §2.3); the integer sums are the true ones.
+/// I2_S: the true integer sums, rescaled (see [`QuantizedRow::rescale`]).
 pub fn matmul(
     kernels: &dyn Kernels,
     threads: &Threads,
@@ -101,70 +106,70 @@ pub fn matmul(
     let (width, rows) = (matrix.width(), matrix.rows());
     let tokens = x.len() / width;
     assert!(x.len() == width * tokens && out.len() == rows * tokens);
-    if tokens == 0 {
-        return;
-    }
-    match matrix {
-        Matrix::F32 { values, .. } => {
-            float_matmul(threads, width, values, x, |a, b| kernels.f32_dot(a, b), rows, out);
-        }
-        Matrix::F16 { values, .. } => {
-            let x = &activations.half[..x.len()];
-            float_matmul(threads, width, values, x, |a, b| kernels.f16_dot(a, b), rows, out);
-        }
+    let Activations { rounded, quantized, quantized_rows, parts } = activations;
+    let part = |values: Range<usize>| values.start * width..values.end * width;
+    match *matrix {
+        Matrix::F32 { values, .. } => split(threads, tokens, parts, out, |rows, tokens, out, stride| {
+            let (a, b) = (Rows::packed(&values[part(rows)], width), Rows::packed(&x[part(tokens)], width));
+            kernels.f32_gemm(a, b, out, stride);
+        }),
+        Matrix::F16 { values, .. } => split(threads, tokens, parts, out, |rows, tokens, out, stride| {
+            let b = Rows::packed(&rounded[part(tokens)], width);
+            kernels.f16_gemm(Rows::packed(&values[part(rows)], width), b, out, stride);
+        }),
         Matrix::I2S { packed, scale, .. } => {
-            debug_assert!(width.is_multiple_of(BLOCK));
-            let Activations { quantized, rows: quantized_rows, sums, .. } = activations;
-            sums.resize(rows * tokens, 0);
-            let (row_bytes, q) = (width / 4, &quantized[..x.len()]);
-            threads.split(sums, tokens, |range, sums| {
-                kernels.i2_s_gemm(width, &packed[range.start * row_bytes..range.end * row_bytes], q, sums);
-            });
-            threads.split(out, rows, |range, out| {
-                for (token, out) in range.zip(out.chunks_exact_mut(rows)) {
-                    let quantized = quantized_rows[token];
-                    let correction = quantized.sum as f32;
-                    for (row, out) in out.iter_mut().enumerate() {
-                        let sum = sums[row * tokens + token] as f32;
-                        *out = (sum - correction) / quantized.scale * scale;
-                    }
-                }
+            let weights = Ternary::new(packed, width, scale);
+            split(threads, tokens, parts, out, |rows, tokens, out, stride| {
+                let (q, quantized_rows) = (&quantized[part(tokens.clone())], &quantized_rows[tokens]);
+                kernels.i2_s_gemm(weights.rows(rows), q, quantized_rows, out, stride);
             });
         }
     }
 }
 
-/// The rows of a floating-point matrix against all tokens, split by row when there is one token,
-/// and by token otherwise.
-fn float_matmul<T: Sync>(
+/// From this many tokens per thread on, a product is split by tokens instead of by rows: each thread
+/// then reads all weights, which costs less than bringing the results in order.
+const TOKENS_PER_THREAD: usize = 16;
+
+/// Rows are dealt out in groups, so that a kernel's register tile is not cut.
+const ROW_GROUP: usize = 4;
+
+/// Calls `product(rows, tokens, out, stride)` for parts that together make `out`, `[rows, tokens]`.
+fn split(
     threads: &Threads,
-    width: usize,
-    values: &[T],
-    x: &[T],
-    dot: impl Fn(&[T], &[T]) -> f32 + Sync,
-    rows: usize,
+    tokens: usize,
+    parts: &mut Vec<f32>,
     out: &mut [f32],
+    product: impl Fn(Range<usize>, Range<usize>, &mut [f32], usize) + Sync,
 ) {
-    let row = |index: usize| &values[index * width..(index + 1) * width];
-    if out.len() == rows {
-        threads.split(out, 1, |range, out| {
-            for (index, out) in range.zip(out) {
-                *out = dot(row(index), x);
-            }
-        });
+    if tokens == 0 {
         return;
     }
-    // A tile of rows stays in cache while all tokens of this thread pass over it.
-    const TILE: usize = 16;
-    threads.split(out, rows, |range, out| {
-        for tile in (0..rows).step_by(TILE) {
-            for (token, out) in range.clone().zip(out.chunks_exact_mut(rows)) {
-                let x = &x[token * width..(token + 1) * width];
-                let tile_end = rows.min(tile + TILE);
-                for (index, out) in (tile..tile_end).zip(&mut out[tile..tile_end]) {
-                    *out = dot(row(index), x);
-                }
-            }
-        }
+    let rows = out.len() / tokens;
+    if tokens >= TOKENS_PER_THREAD * threads.count() {
+        return threads.split(out, rows, |range, out| product(0..rows, range, out, rows));
+    }
+    let group = if rows.is_multiple_of(ROW_GROUP) { ROW_GROUP } else { 1 };
+    let rows_of = |groups: Range<usize>| groups.start * group..groups.end * group;
+    if tokens == 1 {
+        return threads.split(out, group, |range, out| product(rows_of(range), 0..1, out, rows));
+    }
+    if threads.count() == 1 {
+        return product(0..rows, 0..tokens, out, rows);
+    }
+    // The rows of one thread are apart from each other in `out`: they are computed side by side and
+    // copied to their places.
+    parts.resize(out.len(), 0.0);
+    threads.split(parts, group * tokens, |range, part| {
+        let rows = rows_of(range);
+        let stride = rows.len();
+        product(rows, 0..tokens, part, stride);
     });
+    for range in threads.parts(rows / group) {
+        let range = rows_of(range);
+        let part = &parts[range.start * tokens..range.end * tokens];
+        for (token, part) in part.chunks_exact(range.len()).enumerate() {
+            out[token * rows..][range.clone()].copy_from_slice(part);
+        }
+    }
 }

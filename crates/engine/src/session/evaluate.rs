@@ -123,10 +123,10 @@ impl Evaluation<'_> {
                 }
             }
             Op::Kq => {
-                self.round_to_half(node.inputs[1]);
+                self.round(node.inputs[1]);
                 let shape = self.attention_shape(batch);
                 let keys = self.cache.keys(node.layer.unwrap_or_default());
-                attention::kq(self.kernels, threads, shape, &self.scratch.half, keys, out);
+                attention::kq(self.kernels, threads, shape, &self.scratch.rounded, keys, out);
             }
             Op::Softmax { scale } => {
                 out.copy_from_slice(self.values(node.inputs[0]));
@@ -139,10 +139,10 @@ impl Evaluation<'_> {
                 });
             }
             Op::Kqv => {
-                self.round_to_half(node.inputs[1]);
+                self.round(node.inputs[1]);
                 let (shape, size) = (self.attention_shape(batch), self.cache.cells.size());
                 let values = self.cache.values(node.layer.unwrap_or_default());
-                attention::kqv(self.kernels, threads, shape, &self.scratch.half, values, size, out);
+                attention::kqv(self.kernels, threads, shape, &self.scratch.rounded, values, size, out);
             }
             Op::MergeHeads => {
                 attention::merge_heads(self.attention_shape(batch), self.values(node.inputs[0]), out);
@@ -167,7 +167,7 @@ impl Evaluation<'_> {
         let x = self.values(input);
         let wanted = Prepared { node: input, matrix: kind };
         if self.scratch.prepared != Some(wanted) {
-            activations.prepare(self.kernels, &matrix, x);
+            activations.prepare(self.kernels, self.threads, &matrix, x);
         }
         matmul(self.kernels, self.threads, &matrix, x, &mut activations, out);
         self.scratch.activations = activations;
@@ -194,16 +194,21 @@ impl Evaluation<'_> {
         self.scratch.rotations_of = Some((parameters, factors));
     }
 
-    fn round_to_half(&mut self, node: NodeId) {
-        let mut half = std::mem::take(&mut self.scratch.half);
+    /// Rounds a node's values to f16 for a product with the cache.
+    fn round(&mut self, node: NodeId) {
+        let mut rounded = std::mem::take(&mut self.scratch.rounded);
         let x = self.values(node);
-        half.resize(x.len(), f16::ZERO);
-        self.kernels.f32_to_f16(x, &mut half);
-        self.scratch.half = half;
+        rounded.resize(x.len(), 0.0);
+        self.threads.split(&mut rounded, 1, |range, out| self.kernels.round_to_f16(&x[range], out));
+        self.scratch.rounded = rounded;
     }
 
     fn store(&mut self, side: CacheSide, node: &Node, batch: &Batch<'_>) {
-        self.round_to_half(node.inputs[0]);
+        let mut half = std::mem::take(&mut self.scratch.half);
+        let x = self.values(node.inputs[0]);
+        half.resize(x.len(), f16::ZERO);
+        self.kernels.f32_to_f16(x, &mut half);
+        self.scratch.half = half;
         let (layer, slot) = (node.layer.unwrap_or_default(), batch.slot.clone());
         match side {
             CacheSide::Keys => self.cache.store_keys(layer, slot, &self.scratch.half),

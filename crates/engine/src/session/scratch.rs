@@ -20,7 +20,9 @@ pub(super) struct Scratch {
     /// Q, K and V (and gate and up) quantize their common input once.
     pub(super) activations: Activations,
     pub(super) prepared: Option<Prepared>,
-    /// f16 roundings of a node's input: queries, probabilities, rows for the cache.
+    /// A node's input rounded to f16: queries and probabilities, kept as f32.
+    pub(super) rounded: Vec<f32>,
+    /// Rows for the cache.
     pub(super) half: Vec<f16>,
     /// A part of the cache in the order of a tap.
     pub(super) gathered: Vec<f16>,
@@ -55,6 +57,7 @@ impl Scratch {
             mask: Vec::new(),
             activations: Activations::default(),
             prepared: None,
+            rounded: Vec::new(),
             half: Vec::new(),
             gathered: Vec::new(),
             rotations: Vec::new(),

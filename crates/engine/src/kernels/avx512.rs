@@ -1,0 +1,306 @@
+//! The kernels for AVX-512 with VNNI. Integer sums are exact in any order, so they use the whole
+//! width; floating-point sums keep the canonical order by holding two of its eight-lane accumulators
+//! side by side in one register. What gains nothing from the width is left to the AVX2 kernels.
+//!
+//! What bounds them: `i2_s_gemm` with one token is bound by memory (32 bytes of weights take two
+//! shifts, two masks and two `vpdpbusd`); from about four tokens on by `vpdpbusd`, 64 multiply-adds
+//! each. `f16_gemm` is bound by memory with one row of `b`, by the fused multiply-adds otherwise.
+
+use std::arch::x86_64::*;
+use std::sync::OnceLock;
+
+use half::f16;
+
+use super::avx2::Avx2;
+use super::rows::check_gemm;
+use super::{Isa, Kernels, QuantizedRow, Rows, Ternary};
+use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
+
+// Inside the hot loops nothing goes through a function of the standard library that takes a closure:
+// the closure has the target features of its function, the library function has not, and so the call
+// could not be inlined.
+
+/// The kernels for CPUs with AVX-512 F, BW, VL and VNNI. A value exists only where the CPU has them.
+#[derive(Debug)]
+pub struct Avx512 {
+    avx2: &'static Avx2,
+}
+
+/// The kernels, if the CPU can run them.
+pub(super) fn get() -> Option<&'static Avx512> {
+    static AVX512: OnceLock<Option<Avx512>> = OnceLock::new();
+    let detect = || {
+        let present = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vnni");
+        super::avx2::get().filter(|_| present).map(|avx2| Avx512 { avx2 })
+    };
+    AVX512.get_or_init(detect).as_ref()
+}
+
+impl Kernels for Avx512 {
+    fn isa(&self) -> Isa {
+        Isa::Avx512
+    }
+
+    fn quantize_activations(&self, x: &[f32], q: &mut [i8]) -> QuantizedRow {
+        self.avx2.quantize_activations(x, q)
+    }
+
+    fn i2_s_gemm(
+        &self,
+        weights: Ternary<'_>,
+        q: &[i8],
+        quantized: &[QuantizedRow],
+        out: &mut [f32],
+        stride: usize,
+    ) {
+        weights.check(q, quantized.len(), out, stride);
+        // SAFETY: an `Avx512` exists only where `get` found the features.
+        unsafe { i2_s_gemm(weights, q, quantized, out, stride) }
+    }
+
+    fn f16_gemm(&self, a: Rows<'_, f16>, b: Rows<'_, f32>, out: &mut [f32], stride: usize) {
+        check_gemm(a, b, out, stride);
+        // SAFETY: an `Avx512` exists only where `get` found the features.
+        unsafe { f16_gemm(a, b, out, stride) }
+    }
+
+    fn f32_gemm(&self, a: Rows<'_, f32>, b: Rows<'_, f32>, out: &mut [f32], stride: usize) {
+        self.avx2.f32_gemm(a, b, out, stride);
+    }
+
+    fn exp_and_sum(&self, x: &mut [f32], max: f32) -> f64 {
+        self.avx2.exp_and_sum(x, max)
+    }
+
+    fn f32_to_f16(&self, x: &[f32], out: &mut [f16]) {
+        self.avx2.f32_to_f16(x, out);
+    }
+
+    fn round_to_f16(&self, x: &[f32], out: &mut [f32]) {
+        self.avx2.round_to_f16(x, out);
+    }
+}
+
+/// Rows of a register tile: their results leave as one vector of four.
+const ROWS: usize = 4;
+/// Rows of weights that stay in the first-level cache while the tokens pass over them.
+const ROW_BLOCK: usize = 32;
+/// Tokens of a register tile: `ROWS · TOKENS` accumulators, `ROWS` codes, one vector of activations
+/// and the constants fit into the 32 registers. With six tokens they do not, at a third of the speed.
+const TOKENS: usize = 4;
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn i2_s_gemm(weights: Ternary<'_>, q: &[i8], quantized: &[QuantizedRow], out: &mut [f32], stride: usize) {
+    let (rows, tokens) = (weights.count(), quantized.len());
+    for block in (0..rows).step_by(ROW_BLOCK) {
+        for first in (0..tokens).step_by(TOKENS) {
+            for row in (block..rows.min(block + ROW_BLOCK)).step_by(ROWS) {
+                let tile = Tile { weights, q, quantized, row, token: first, stride };
+                match tokens - first {
+                    1 => i2_s_tile::<1>(tile, out),
+                    2 => i2_s_tile::<2>(tile, out),
+                    3 => i2_s_tile::<3>(tile, out),
+                    _ => i2_s_tile::<TOKENS>(tile, out),
+                }
+            }
+        }
+    }
+}
+
+/// A register tile: four rows of weights from `row` on, and some tokens from `token` on.
+#[derive(Clone, Copy)]
+struct Tile<'a> {
+    weights: Ternary<'a>,
+    q: &'a [i8],
+    quantized: &'a [QuantizedRow],
+    row: usize,
+    token: usize,
+    stride: usize,
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn i2_s_tile<const N: usize>(tile: Tile<'_>, out: &mut [f32]) {
+    let Tile { weights, q, quantized, row, token, stride } = tile;
+    let (count, width) = (weights.count(), weights.width());
+    let blocks = width / BLOCK;
+    // Behind the last row, the last row is taken again and its result dropped.
+    let mut packed: [&[[u8; BLOCK_BYTES]]; ROWS] = [&[]; ROWS];
+    for (i, packed) in packed.iter_mut().enumerate() {
+        *packed = &weights.row((row + i).min(count - 1)).as_chunks().0[..blocks];
+    }
+    let mut activations: [&[[i8; BLOCK]]; N] = [&[]; N];
+    for (i, activations) in activations.iter_mut().enumerate() {
+        *activations = &q[(token + i) * width..][..width].as_chunks().0[..blocks];
+    }
+
+    // The first and the second 64 codes of a block, from the block in both halves of a register: the
+    // group of 32 codes that comes first lies in the upper bits (spec §1.3).
+    let first_half = _mm512_set_epi64(4, 4, 4, 4, 6, 6, 6, 6);
+    let second_half = _mm512_set_epi64(0, 0, 0, 0, 2, 2, 2, 2);
+    let low_bits = _mm512_set1_epi8(3);
+    let mut sums = [[_mm512_setzero_si512(); ROWS]; N];
+    for block in 0..blocks {
+        for (half, shift) in [(0, first_half), (1, second_half)] {
+            let mut codes = [_mm512_setzero_si512(); ROWS];
+            for (codes, packed) in codes.iter_mut().zip(&packed) {
+                let bytes = _mm512_broadcast_i64x4(load_256(&packed[block]));
+                *codes = _mm512_and_si512(_mm512_srlv_epi64(bytes, shift), low_bits);
+            }
+            for (sums, activations) in sums.iter_mut().zip(&activations) {
+                let activations = load_512(&activations[block].as_chunks().0[half]);
+                for (sum, codes) in sums.iter_mut().zip(codes) {
+                    *sum = _mm512_dpbusd_epi32(*sum, codes, activations);
+                }
+            }
+        }
+    }
+    let weight_scale = _mm_set1_ps(weights.scale());
+    for (i, sums) in sums.into_iter().enumerate() {
+        let QuantizedRow { scale, sum } = quantized[token + i];
+        let centred = _mm_sub_ps(_mm_cvtepi32_ps(sum_rows(sums)), _mm_set1_ps(sum as f32));
+        let scaled = _mm_mul_ps(_mm_div_ps(centred, _mm_set1_ps(scale)), weight_scale);
+        store_rows(&mut out[(token + i) * stride..][..count][row..], scaled);
+    }
+}
+
+/// The sum of each of four registers.
+#[target_feature(enable = "avx512f")]
+fn sum_rows([a, b, c, d]: [__m512i; ROWS]) -> __m128i {
+    let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    let abcd = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+    let half = _mm256_add_epi32(_mm512_castsi512_si256(abcd), _mm512_extracti64x4_epi64::<1>(abcd));
+    _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256::<1>(half))
+}
+
+/// Rows of `b` of a register tile: two accumulators for each pair of rows.
+const B_ROWS: usize = 2;
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn f16_gemm(a: Rows<'_, f16>, b: Rows<'_, f32>, out: &mut [f32], stride: usize) {
+    for i in (0..a.count()).step_by(ROWS) {
+        for j in (0..b.count()).step_by(B_ROWS) {
+            match b.count() - j {
+                1 => f16_tile::<1>(a, b, (i, j), out, stride),
+                _ => f16_tile::<B_ROWS>(a, b, (i, j), out, stride),
+            }
+        }
+    }
+}
+
+/// The dot products of four rows of `a` from `i` on with `N` rows of `b` from `j` on.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn f16_tile<const N: usize>(
+    a: Rows<'_, f16>,
+    b: Rows<'_, f32>,
+    (i, j): (usize, usize),
+    out: &mut [f32],
+    stride: usize,
+) {
+    // Behind the last row, the last row is taken again and its result dropped.
+    let steps = a.width() / 32;
+    let mut a_rows: [(&[[f16; 32]], &[f16]); ROWS] = [(&[], &[]); ROWS];
+    for (r, a_row) in a_rows.iter_mut().enumerate() {
+        let (whole, tail) = a.row((i + r).min(a.count() - 1)).as_chunks();
+        *a_row = (&whole[..steps], tail);
+    }
+    let mut b_rows: [(&[[f32; 32]], &[f32]); N] = [(&[], &[]); N];
+    for (n, b_row) in b_rows.iter_mut().enumerate() {
+        let (whole, tail) = b.row(j + n).as_chunks();
+        *b_row = (&whole[..steps], tail);
+    }
+    // Accumulators 0 and 1 of the canonical order lie side by side in a register of `low`, 2 and 3 in
+    // one of `high`.
+    let (mut low, mut high) = ([[_mm512_setzero_ps(); ROWS]; N], [[_mm512_setzero_ps(); ROWS]; N]);
+    for step in 0..steps {
+        let mut values = [_mm512_setzero_ps(); ROWS];
+        for (values, (steps, _)) in values.iter_mut().zip(&a_rows) {
+            *values = load_f16(&steps[step].as_chunks().0[0]);
+        }
+        for (sums, (steps, _)) in low.iter_mut().zip(&b_rows) {
+            let b = load_f32(&steps[step].as_chunks().0[0]);
+            for (sum, values) in sums.iter_mut().zip(values) {
+                *sum = _mm512_fmadd_ps(values, b, *sum);
+            }
+        }
+        for (values, (steps, _)) in values.iter_mut().zip(&a_rows) {
+            *values = load_f16(&steps[step].as_chunks().0[1]);
+        }
+        for (sums, (steps, _)) in high.iter_mut().zip(&b_rows) {
+            let b = load_f32(&steps[step].as_chunks().0[1]);
+            for (sum, values) in sums.iter_mut().zip(values) {
+                *sum = _mm512_fmadd_ps(values, b, *sum);
+            }
+        }
+    }
+    for n in 0..N {
+        let out = &mut out[(j + n) * stride..][..a.count()][i..];
+        let sums = reduce_rows(low[n], high[n]);
+        if b_rows[n].1.is_empty() {
+            store_rows(out, sums);
+            continue;
+        }
+        let mut partial = [0.0f32; ROWS];
+        store_rows(&mut partial, sums);
+        for ((out, partial), (_, tail)) in out.iter_mut().zip(partial).zip(a_rows) {
+            let leftovers = tail.iter().zip(b_rows[n].1).map(|(a, b)| f64::from(a.to_f32() * b));
+            *out = leftovers.fold(f64::from(partial), |sum, product| sum + product) as f32;
+        }
+    }
+}
+
+/// The canonical reduction tree of four rows at once: `(a0+a2) + (a1+a3)`, `lo + hi`,
+/// `(t0+t1) + (t2+t3)`.
+#[target_feature(enable = "avx512f,avx512vl")]
+fn reduce_rows(low: [__m512; ROWS], high: [__m512; ROWS]) -> __m128 {
+    let mut folded = [_mm_setzero_ps(); ROWS];
+    for ((folded, low), high) in folded.iter_mut().zip(low).zip(high) {
+        let pairs = _mm512_add_ps(low, high);
+        let upper = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(pairs)));
+        let sums = _mm256_add_ps(_mm512_castps512_ps256(pairs), upper);
+        *folded = _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps::<1>(sums));
+    }
+    let [a, b, c, d] = folded;
+    _mm_hadd_ps(_mm_hadd_ps(a, b), _mm_hadd_ps(c, d))
+}
+
+/// Stores up to four results; fewer where `out` ends.
+#[target_feature(enable = "avx512f")]
+fn store_rows(out: &mut [f32], values: __m128) {
+    if let Some(out) = out.first_chunk_mut::<ROWS>() {
+        // SAFETY: the reference covers the 16 bytes that are written; no alignment is required.
+        return unsafe { _mm_storeu_ps(out.as_mut_ptr(), values) };
+    }
+    let mut all = [0.0f32; ROWS];
+    // SAFETY: the array covers the 16 bytes that are written; no alignment is required.
+    unsafe { _mm_storeu_ps(all.as_mut_ptr(), values) };
+    out.copy_from_slice(&all[..out.len()]);
+}
+
+#[target_feature(enable = "avx512f")]
+fn load_256(bytes: &[u8; 32]) -> __m256i {
+    // SAFETY: the reference covers the 32 bytes that are read; no alignment is required.
+    unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "avx512f")]
+fn load_512(bytes: &[i8; 64]) -> __m512i {
+    // SAFETY: the reference covers the 64 bytes that are read; no alignment is required.
+    unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "avx512f")]
+fn load_f32(values: &[f32; 16]) -> __m512 {
+    // SAFETY: the reference covers the 64 bytes that are read; no alignment is required.
+    unsafe { _mm512_loadu_ps(values.as_ptr()) }
+}
+
+#[target_feature(enable = "avx512f")]
+fn load_f16(values: &[f16; 16]) -> __m512 {
+    // SAFETY: the reference covers the 32 bytes that are read; no alignment is required, and f16 is a
+    // transparent u16.
+    _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(values.as_ptr().cast()) })
+}

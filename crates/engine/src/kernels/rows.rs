@@ -1,0 +1,116 @@
+//! What a matrix kernel reads: rows at a fixed distance, and packed ternary rows.
+
+use crate::quant::i2_s::BLOCK;
+
+/// `count` rows of `width` elements, `stride` elements apart. `stride` may be larger than `width`
+/// (one head of a cache, a part of a row).
+#[derive(Debug)]
+pub struct Rows<'a, T> {
+    values: &'a [T],
+    width: usize,
+    stride: usize,
+    count: usize,
+}
+
+impl<T> Clone for Rows<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Rows<'_, T> {}
+
+impl<'a, T> Rows<'a, T> {
+    /// Rows that start at the beginning of `values`.
+    ///
+    /// # Panics
+    /// If the last row ends behind `values`.
+    pub fn new(values: &'a [T], width: usize, stride: usize, count: usize) -> Self {
+        assert!(count == 0 || (count - 1) * stride + width <= values.len(), "the rows end behind the values");
+        Self { values, width, stride, count }
+    }
+
+    /// Rows that lie one behind the other.
+    pub fn packed(values: &'a [T], width: usize) -> Self {
+        Self::new(values, width, width, values.len() / width)
+    }
+
+    /// Elements of a row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Number of rows.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Row `index`.
+    pub fn row(&self, index: usize) -> &'a [T] {
+        &self.values[index * self.stride..][..self.width]
+    }
+}
+
+/// Panics unless `out` has a place for every pair of rows.
+pub(super) fn check_gemm<A, B>(a: Rows<'_, A>, b: Rows<'_, B>, out: &[f32], stride: usize) {
+    assert_eq!(a.width, b.width, "rows of one length");
+    check_out(a.count, b.count, out, stride);
+}
+
+/// Panics unless `out` has a place for `rows` results of each of `tokens` tokens.
+pub(super) fn check_out(rows: usize, tokens: usize, out: &[f32], stride: usize) {
+    assert!(tokens == 0 || (stride >= rows && (tokens - 1) * stride + rows <= out.len()), "out is too short");
+}
+
+/// Packed ternary rows (spec §1.3) and the scale that they share.
+#[derive(Debug, Clone, Copy)]
+pub struct Ternary<'a> {
+    packed: &'a [u8],
+    width: usize,
+    scale: f32,
+}
+
+impl<'a> Ternary<'a> {
+    /// Rows of `width` codes each, four to a byte; `weight = scale · (code − 1)`.
+    ///
+    /// # Panics
+    /// If `width` is not a multiple of 128, or `packed` not a whole number of rows.
+    pub fn new(packed: &'a [u8], width: usize, scale: f32) -> Self {
+        assert!(width > 0 && width.is_multiple_of(BLOCK), "width {width} is not a multiple of {BLOCK}");
+        assert!(packed.len().is_multiple_of(width / 4), "a whole number of rows");
+        Self { packed, width, scale }
+    }
+
+    /// Codes of a row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Number of rows.
+    pub fn count(&self) -> usize {
+        self.packed.len() / (self.width / 4)
+    }
+
+    /// The scale of the weights.
+    pub fn scale(&self) -> f32 {
+        self.scale
+    }
+
+    /// The bytes of row `index`.
+    pub fn row(&self, index: usize) -> &'a [u8] {
+        let bytes = self.width / 4;
+        &self.packed[index * bytes..(index + 1) * bytes]
+    }
+
+    /// The rows of a range.
+    pub fn rows(&self, range: std::ops::Range<usize>) -> Self {
+        let bytes = self.width / 4;
+        Self { packed: &self.packed[range.start * bytes..range.end * bytes], ..*self }
+    }
+
+    /// Panics unless the arguments of a product fit together.
+    pub(super) fn check(&self, q: &[i8], tokens: usize, out: &[f32], stride: usize) {
+        assert_eq!(q.len(), tokens * self.width, "one row of activations per token");
+        check_out(self.count(), tokens, out, stride);
+    }
+}
