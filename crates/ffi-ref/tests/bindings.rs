@@ -22,7 +22,10 @@ fn committed_bindings_are_the_generated_ones() {
 #[cfg(not(bindings_generated))]
 #[test]
 fn libclang_is_there_where_it_is_required() {
-    assert!(std::env::var_os("BITNET_REQUIRE_LIBCLANG").is_none(), "libclang was not found by the build script");
+    assert!(
+        std::env::var_os("BITNET_REQUIRE_LIBCLANG").is_none(),
+        "libclang was not found by the build script"
+    );
 }
 
 /// A generated file must not say where it was made.

@@ -1,0 +1,94 @@
+//! Products of f16 weights: single dots as the attention and the head take them, and the head itself
+//! (a matrix of width 2560, spec §4.6 path A).
+//!
+//! The dot of the reference is called on plain buffers; a call through a function pointer, a length
+//! check and a look-up of the type are part of its time. The head goes through the reference's graph,
+//! whose construction (`graph_overhead`) is below a thousandth of the time. Both sides round the
+//! activations to f16 first.
+
+mod support;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use engine::kernels::{Kernels, Rows};
+use engine::ops::matmul::{Activations, Matrix, matmul};
+use ffi_ref::{TensorMut, TensorRef};
+use half::f16;
+use support::contest::{Contestant, hold, product};
+use support::inputs::Inputs;
+
+/// The width of the model.
+const WIDTH: usize = 2560;
+
+/// Lengths of a dot: a head of the attention, and a row of the head.
+const LENGTHS: [usize; 2] = [128, WIDTH];
+
+/// Rows and tokens: decoding streams the head from memory (these rows, an eighth of the vocabulary,
+/// are 84 MB), a prompt whose logits are all wanted uses every row for many tokens.
+const HEADS: [(usize, usize); 2] = [(16_384, 1), (1024, 32)];
+
+/// Rows that are drawn at random; a larger matrix repeats them, at other addresses.
+const RANDOM_ROWS: usize = 1024;
+
+fn dot(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("f16_dot");
+    let mut inputs = Inputs::new();
+    for length in LENGTHS {
+        let (a, b) = (inputs.halves(length, 1.0), inputs.halves(length, 1.0));
+        let library = support::reference();
+        let reference = Contestant::new("reference", vec![0.0], |out: &mut Vec<f32>| {
+            out[0] = library.kernels().dot_f16(&a, &b).expect("the lengths fit");
+        });
+        let subjects = support::subjects(|kernels| {
+            // Activations stay f32 after their rounding to f16.
+            let (a, b): (_, Vec<f32>) = (&a, b.iter().map(|b| b.to_f32()).collect());
+            Contestant::new(kernels.isa().to_string(), vec![0.0], move |out: &mut Vec<f32>| {
+                out[0] = subject_dot(kernels, a, &b);
+            })
+        });
+        hold(
+            &mut group,
+            &length.to_string(),
+            product(length, length * size_of::<f16>()),
+            reference,
+            subjects,
+        );
+    }
+    group.finish();
+}
+
+fn subject_dot(kernels: &dyn Kernels, a: &[f16], b: &[f32]) -> f32 {
+    let mut out = [0.0];
+    kernels.f16_gemm(Rows::packed(a, a.len()), Rows::packed(b, b.len()), &mut out, 1);
+    out[0]
+}
+
+fn head(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("f16_head");
+    let mut inputs = Inputs::new();
+    let threads = support::one_thread();
+    for (rows, tokens) in HEADS {
+        let values = inputs.halves(WIDTH * RANDOM_ROWS, 1.0).repeat(rows / RANDOM_ROWS);
+        let x = inputs.floats(WIDTH * tokens, 1.0);
+        let mut ops = support::reference_ops();
+        let reference = Contestant::new("reference", vec![0.0; rows * tokens], |out| {
+            let weights = TensorRef::f16(&values, &[WIDTH, rows]);
+            let x = TensorRef::f32(&x, &[WIDTH, tokens]);
+            ops.mul_mat(weights, x, &mut TensorMut::f32(out, &[rows, tokens])).expect("the shapes fit");
+        });
+        let subjects = support::subjects(|kernels| {
+            let (x, threads) = (&x, &threads);
+            let matrix = Matrix::F16 { width: WIDTH, values: &values };
+            let mut activations = Activations::default();
+            Contestant::new(kernels.isa().to_string(), vec![0.0; rows * tokens], move |out| {
+                activations.prepare(kernels, threads, &matrix, x);
+                matmul(kernels, threads, &matrix, x, &mut activations, out);
+            })
+        });
+        let size = format!("{WIDTH}x{rows}, {}", support::tokens(tokens));
+        hold(&mut group, &size, product(WIDTH * rows * tokens, size_of_val(&*values)), reference, subjects);
+    }
+    group.finish();
+}
+
+criterion_group! { name = benches; config = support::criterion(); targets = dot, head }
+criterion_main!(benches);

@@ -1,0 +1,47 @@
+//! RMSNorm without its gamma (spec §4.1), for one token and for a micro-batch.
+//!
+//! The reference's op runs through its graph: see `graph_overhead` for what is added, which for one
+//! token is up to a third of the time. The subject's op is plain Rust on every CPU: the sum of squares
+//! is sequential by definition, and its latency is the time on both sides.
+
+mod support;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use engine::ops::rms_norm::rms_norm;
+use ffi_ref::{TensorMut, TensorRef};
+use support::contest::{Contestant, floats, hold};
+use support::inputs::Inputs;
+
+/// Width of the model, and of its feed-forward part.
+const WIDTHS: [usize; 2] = [2560, 6912];
+/// Decoding, and a micro-batch.
+const TOKENS: [usize; 2] = [1, 32];
+/// `attention.layer_norm_rms_epsilon` of the 2B model.
+const EPS: f32 = 1e-5;
+
+fn norm(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("rms_norm");
+    let mut inputs = Inputs::new();
+    for width in WIDTHS {
+        for tokens in TOKENS {
+            let x = inputs.floats(width * tokens, 4.0);
+            let mut ops = support::reference_ops();
+            let reference = Contestant::new("reference", vec![0.0; x.len()], |out| {
+                let dims = [width, tokens];
+                ops.rms_norm(TensorRef::f32(&x, &dims), EPS, &mut TensorMut::f32(out, &dims))
+                    .expect("the shapes fit");
+            });
+            let subjects = vec![Contestant::new("engine", vec![0.0; x.len()], |out| {
+                for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
+                    rms_norm(x, EPS, out);
+                }
+            })];
+            let size = format!("{width}, {}", support::tokens(tokens));
+            hold(&mut group, &size, floats(x.len(), x.len()), reference, subjects);
+        }
+    }
+    group.finish();
+}
+
+criterion_group! { name = benches; config = support::criterion(); targets = norm }
+criterion_main!(benches);

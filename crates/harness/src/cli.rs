@@ -1,0 +1,182 @@
+//! The command line, and the outermost frame of the program: arguments in, exit code out.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
+
+use clap::{Parser, Subcommand};
+
+use crate::commands;
+use crate::commands::check::CheckArgs;
+use crate::commands::demo::DemoArgs;
+use crate::commands::synth::SynthArgs;
+use crate::exit::{EXIT_CODE_TABLE, ExitCode, Failure};
+
+/// Differential parity testing of BitNet models: the Rust engine against bitnet.cpp, tensor by tensor.
+///
+/// A model file without a subcommand is checked; `demo` needs no file at all.
+#[derive(Debug, Parser)]
+#[command(
+    name = "parity-check",
+    version,
+    after_help = EXIT_CODE_TABLE,
+    arg_required_else_help = true,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// The check of a model, when there is no subcommand.
+    #[command(flatten)]
+    pub check: CheckArgs,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Check a model (the same as giving the model without a subcommand)
+    #[command(after_help = EXIT_CODE_TABLE)]
+    Check(Box<CheckArgs>),
+    /// Generate a small model and check every layer of it
+    #[command(after_help = EXIT_CODE_TABLE)]
+    Demo(Box<DemoArgs>),
+    /// Write a synthetic model that both engines load
+    #[command(after_help = EXIT_CODE_TABLE)]
+    Synth(Box<SynthArgs>),
+    /// The reference's process, started by the check itself
+    #[command(name = crate::engines::reference::process::SUBCOMMAND, hide = true)]
+    Reference,
+}
+
+/// Parses `arguments` (the program's name first), does what they say, and returns the exit code.
+/// Errors, and panics of any kind, end on stderr in one line.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    std::panic::set_hook(Box::new(report_panic));
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    catch_unwind(AssertUnwindSafe(|| run(&arguments))).unwrap_or(ExitCode::Internal)
+}
+
+fn run(arguments: &[OsString]) -> ExitCode {
+    let cli = match Cli::try_parse_from(with_long_flags(arguments)) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Where the text goes to a closed pipe there is nobody to tell.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::Usage } else { ExitCode::Parity };
+        }
+    };
+    match dispatch(&cli) {
+        Ok(code) => code,
+        Err(failure) => {
+            complain(&format!("error: {failure}"));
+            failure.code()
+        }
+    }
+}
+
+fn dispatch(cli: &Cli) -> Result<ExitCode, Failure> {
+    match &cli.command {
+        None => commands::check::run(&cli.check),
+        Some(Command::Check(args)) => commands::check::run(args),
+        Some(Command::Demo(args)) => commands::demo::run(args),
+        Some(Command::Synth(args)) => commands::synth::run(args),
+        Some(Command::Reference) => commands::reference_child::run(),
+    }
+}
+
+/// llama.cpp's two-letter flag `-ub`, which clap would read as `-u -b`, in its long form. What follows
+/// `-p` is a text, not a flag.
+fn with_long_flags(arguments: &[OsString]) -> Vec<OsString> {
+    let mut previous_is_text_flag = false;
+    arguments
+        .iter()
+        .map(|argument| {
+            let replaced = !previous_is_text_flag && argument == "-ub";
+            previous_is_text_flag = argument == "-p" || argument == "--prompt";
+            if replaced { OsString::from("--ubatch-size") } else { argument.clone() }
+        })
+        .collect()
+}
+
+/// Writes one message to stderr; a closed stderr is no reason to fail.
+pub(crate) fn complain(message: &str) {
+    let _ = writeln!(io::stderr(), "{message}");
+}
+
+fn report_panic(panic: &PanicHookInfo<'_>) {
+    let message = panic.payload_as_str().unwrap_or("no message").replace('\n', " ");
+    let place = panic.location().map_or_else(String::new, |location| format!(" at {location}"));
+    complain(&format!("internal error: {message}{place}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        let arguments: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+        Cli::try_parse_from(with_long_flags(&arguments))
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_prints_the_exit_codes_and_hides_the_child() {
+        let help = Cli::command().render_help().to_string();
+        assert!(help.contains(EXIT_CODE_TABLE), "{help}");
+        assert!(!help.contains("__reference"), "{help}");
+    }
+
+    #[test]
+    fn a_model_without_a_subcommand_is_a_check() {
+        let cli = parse("parity-check m.gguf --layers 0,3-5 -n 2 -ub 8 -t 1").expect("parses");
+        assert!(cli.command.is_none());
+        assert_eq!(cli.check.model().expect("given").to_str(), Some("m.gguf"));
+        assert_eq!(cli.check.run.micro_batch, 8);
+        let cli = parse("parity-check -m m.gguf").expect("parses");
+        assert_eq!(cli.check.model().expect("given").to_str(), Some("m.gguf"));
+        assert!(matches!(parse("parity-check demo -ub 4").expect("parses").command, Some(Command::Demo(_))));
+        assert!(matches!(parse("parity-check check demo").expect("parses").command, Some(Command::Check(_))));
+    }
+
+    #[test]
+    fn usage_errors_exit_4_and_help_exits_0() {
+        let code = |line: &str| run(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
+        for line in [
+            "parity-check",
+            "parity-check --nonsense",
+            "parity-check m.gguf -m n.gguf",
+            "parity-check m.gguf --layers 5-3",
+            "parity-check m.gguf -ub 33",
+            "parity-check m.gguf -ub 0",
+            "parity-check m.gguf -t 0",
+            "parity-check m.gguf -p a -f b",
+            "parity-check m.gguf -p a --tokens 1",
+            "parity-check m.gguf --tokens x",
+            "parity-check m.gguf --kernel mmx",
+            "parity-check m.gguf --report yaml=x",
+            "parity-check m.gguf --report json=/nonexistent/x",
+            "parity-check m.gguf --dump-taps /nonexistent/x",
+            "parity-check /nonexistent/m.gguf",
+        ] {
+            assert_eq!(code(line), ExitCode::Usage, "{line}");
+        }
+        assert_eq!(code("parity-check --help"), ExitCode::Parity);
+        assert_eq!(code("parity-check demo --help"), ExitCode::Parity);
+    }
+
+    #[test]
+    fn a_prompt_may_look_like_a_flag() {
+        let arguments = ["parity-check", "m.gguf", "-p", "-ub"].map(OsString::from);
+        let cli = Cli::try_parse_from(with_long_flags(&arguments)).expect("parses");
+        assert_eq!(cli.check.run.prompt.text.as_deref(), Some("-ub"));
+    }
+}

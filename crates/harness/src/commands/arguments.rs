@@ -1,0 +1,232 @@
+//! The flags that every comparing command takes.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::RangedU64ValueParser;
+use clap::{Args, value_parser};
+use engine::kernels::Isa;
+use engine::model::HyperParameters;
+
+use crate::case::{LayerSelection, LogitSelection, MAX_MICRO_BATCH};
+use crate::engines::ReferenceOptions;
+use crate::exit::Failure;
+use crate::report::output::{self, ReportFile};
+use crate::report::{Detail, Format};
+
+/// Up to this many values (width × layers), a model counts as small: the reference's threads then
+/// spend their time at barriers, where they wait by spinning (spec §6.21). On two CPUs the demo takes
+/// 0.2 s with one thread of the reference, 0.2 to 4 s with two (the more, the busier the machine) and
+/// 10 s with three. Models of useful size are far above: the 2B model has
+/// 76 800.
+const SMALL_MODEL: usize = 16 << 10;
+
+/// The most threads that one side uses without being asked to.
+const MAX_DEFAULT_THREADS: usize = 8;
+
+/// Flags of a comparing command.
+#[derive(Debug, Clone, Args)]
+pub struct RunArgs {
+    /// What is decoded.
+    #[command(flatten)]
+    pub prompt: PromptArgs,
+
+    /// Tokens to decode greedily after the prompt, each step compared [default: 4; demo: 8]
+    #[arg(short = 'n', long = "predict", value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(0..=1 << 20))]
+    pub steps: Option<usize>,
+
+    /// Threads of each engine, used as given [default: half of the CPUs, because both run at the same
+    /// time, at most 8; on a small model 1 for the reference, whose threads would only wait]
+    #[arg(short = 't', long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=512))]
+    pub threads: Option<usize>,
+
+    /// Threads of the reference alone. With more than there are CPUs it is very slow, because it waits
+    /// by spinning [default: as -t]
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=512))]
+    pub reference_threads: Option<usize>,
+
+    /// Cells of the KV cache [default: as many as the run needs, in steps of 32]
+    #[arg(short = 'c', long = "ctx-size", value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1 << 18))]
+    pub context: Option<usize>,
+
+    /// Most tokens per decode call (also: -ub)
+    #[arg(long = "ubatch-size", value_name = "N", default_value_t = MAX_MICRO_BATCH, value_parser = RangedU64ValueParser::<usize>::new().range(1..=MAX_MICRO_BATCH as u64))]
+    pub micro_batch: usize,
+
+    /// Tokens whose logits are computed: all, or the last of each decode call
+    #[arg(long, value_enum, default_value_t = LogitSelection::All)]
+    pub logits: LogitSelection,
+
+    /// Instruction set of the subject's kernels: auto, scalar, avx2, … [default: auto, or BITNET_KERNEL]
+    #[arg(long, value_name = "NAME", value_parser = parse_kernel)]
+    pub kernel: Option<KernelChoice>,
+
+    /// Library to use as the reference in place of the built-in canonical build
+    #[arg(long = "reference-lib", value_name = "PATH")]
+    pub reference_library: Option<PathBuf>,
+
+    /// Seconds of silence after which the reference counts as hung
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = value_parser!(u64).range(1..=86_400))]
+    pub reference_timeout: u64,
+
+    /// Format of the report on stdout
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+
+    /// Tables of taps in the text report
+    #[arg(long, value_enum, default_value_t = Detail::Auto)]
+    pub detail: Detail,
+
+    /// Write the report to a file as well; may be given several times
+    #[arg(long = "report", value_name = "FORMAT=PATH")]
+    pub reports: Vec<ReportFile>,
+
+    /// Write every tap of both sides to a safetensors file
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub dump_taps: Option<PathBuf>,
+}
+
+/// Where the prompt comes from; without any of these a built-in text is used.
+#[derive(Debug, Clone, Args)]
+#[group(multiple = false)]
+pub struct PromptArgs {
+    /// Prompt
+    #[arg(short = 'p', long = "prompt", value_name = "TEXT", allow_hyphen_values = true)]
+    pub text: Option<String>,
+
+    /// File with the prompt; - is stdin
+    #[arg(short = 'f', long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+
+    /// Prompt in token ids
+    #[arg(long, value_name = "1,2,3", value_delimiter = ',', allow_hyphen_values = true)]
+    pub tokens: Option<Vec<i32>>,
+}
+
+/// A kernel by name, or the best of the CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KernelChoice {
+    /// The best that the CPU has.
+    Auto,
+    /// This one.
+    Named(Isa),
+}
+
+fn parse_kernel(name: &str) -> Result<KernelChoice, engine::Error> {
+    if name == "auto" { Ok(KernelChoice::Auto) } else { name.parse().map(KernelChoice::Named) }
+}
+
+impl RunArgs {
+    /// Checks what can be checked before any work: the output files.
+    ///
+    /// # Errors
+    /// Exit 4 with the path.
+    pub fn check_paths(&self) -> Result<(), Failure> {
+        for report in &self.reports {
+            output::check_writable(&report.path)?;
+        }
+        if let Some(path) = &self.dump_taps {
+            output::check_replaceable(path)?;
+        }
+        Ok(())
+    }
+
+    /// Threads of the subject and of the reference on a machine of `cpus` CPUs.
+    pub fn threads(&self, hyper: &HyperParameters, cpus: usize) -> (usize, usize) {
+        let default = (cpus / 2).clamp(1, MAX_DEFAULT_THREADS);
+        let small = hyper.width.saturating_mul(hyper.layers) <= SMALL_MODEL;
+        let reference_default = if small { 1 } else { default };
+        (
+            self.threads.unwrap_or(default),
+            self.reference_threads.or(self.threads).unwrap_or(reference_default),
+        )
+    }
+
+    /// The subject's instruction set: the flag, or else the variable `BITNET_KERNEL`.
+    ///
+    /// # Errors
+    /// Exit 4: the variable names no kernel.
+    pub fn kernel(&self) -> Result<Option<Isa>, Failure> {
+        let choice = match (self.kernel, std::env::var("BITNET_KERNEL")) {
+            (Some(choice), _) => choice,
+            (None, Ok(name)) => parse_kernel(&name)
+                .map_err(|error| Failure::usage(anyhow::Error::new(error).context("BITNET_KERNEL")))?,
+            (None, Err(_)) => KernelChoice::Auto,
+        };
+        Ok(match choice {
+            KernelChoice::Auto => None,
+            KernelChoice::Named(isa) => Some(isa),
+        })
+    }
+
+    /// How the reference is started.
+    ///
+    /// # Errors
+    /// Exit 5: the path of this executable is not known.
+    pub fn reference(&self) -> Result<ReferenceOptions, Failure> {
+        let executable = std::env::current_exe()
+            .map_err(|error| Failure::internal(anyhow::Error::new(error).context("find this executable")))?;
+        Ok(ReferenceOptions {
+            executable,
+            library: self.reference_library.clone(),
+            timeout: Duration::from_secs(self.reference_timeout),
+        })
+    }
+}
+
+/// `--layers`, for the commands that take it.
+#[derive(Debug, Clone, Args)]
+pub struct LayerArgs {
+    /// Layers whose taps are compared: all, none, or a list such as 0,3-5
+    #[arg(long, value_name = "LAYERS", default_value_t = LayerSelection::All)]
+    pub layers: LayerSelection,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use engine::model::Architecture;
+    use engine::ops::rope::RopeParameters;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        run: RunArgs,
+    }
+
+    fn threads(flags: &str, layers: usize, cpus: usize) -> (usize, usize) {
+        let hyper = HyperParameters {
+            architecture: Architecture::BitnetB158,
+            layers,
+            width: 2560,
+            heads: 20,
+            kv_heads: 5,
+            head_dim: 128,
+            ffn: 6912,
+            vocabulary: 300,
+            context_length: 64,
+            rms_eps: 1e-5,
+            rope: RopeParameters { theta: 1e4, frequency_scale: 1.0, magnitude: 1.0 },
+        };
+        let words = ["check"].into_iter().chain(flags.split_whitespace());
+        Command::try_parse_from(words).unwrap_or_else(|error| panic!("{error}")).run.threads(&hyper, cpus)
+    }
+
+    #[test]
+    fn the_two_engines_share_the_cpus() {
+        for (cpus, expected) in [(1, 1), (2, 1), (3, 1), (4, 2), (16, 8), (128, 8)] {
+            assert_eq!(threads("", 30, cpus), (expected, expected), "{cpus} CPUs");
+        }
+        assert_eq!(threads("", 6, 16), (8, 1), "the reference on a small model");
+    }
+
+    #[test]
+    fn a_number_of_threads_is_used_as_it_is_given() {
+        assert_eq!(threads("-t 2", 6, 1), (2, 2));
+        assert_eq!(threads("-t 1", 30, 16), (1, 1));
+        assert_eq!(threads("-t 4 --reference-threads 3", 30, 2), (4, 3));
+        assert_eq!(threads("--reference-threads 2", 6, 16), (8, 2));
+    }
+}

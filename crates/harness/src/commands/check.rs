@@ -1,0 +1,254 @@
+//! `parity-check MODEL.gguf`: run both engines on one case, compare, report.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::anyhow;
+use clap::Args;
+use engine::model::Model;
+
+use super::arguments::{LayerArgs, RunArgs};
+use super::model_hash::ModelHash;
+use super::progress::Watcher;
+use super::prompt::{Prompt, check_tokens, context};
+use crate::case::{Case, LayerSelection, Settings};
+use crate::cli::complain;
+use crate::compare::Comparison;
+use crate::compare::lockstep::Engines;
+use crate::compare::run::RunError;
+use crate::dump::TapDump;
+use crate::engines::{Engine, EngineFailure, Reference, ReferenceFailure, Subject};
+use crate::exit::{ExitCode, Failure};
+use crate::report::manifest::{Cpu, ModelManifest, RunManifest, Tool, quoted};
+use crate::report::{FailureReport, Manifest, Report, Timing, output};
+
+/// Greedy steps without `-n`.
+const STEPS: usize = 4;
+
+/// The command line of the check.
+#[derive(Debug, Clone, Args)]
+pub struct CheckArgs {
+    /// Model to check
+    #[arg(value_name = "MODEL.gguf", required_unless_present = "model_flag", conflicts_with = "model_flag")]
+    pub model_position: Option<PathBuf>,
+
+    /// Model to check, as a flag
+    #[arg(short = 'm', long = "model", value_name = "MODEL.gguf")]
+    pub model_flag: Option<PathBuf>,
+
+    /// Which layers.
+    #[command(flatten)]
+    pub layers: LayerArgs,
+
+    /// Flags of every comparison.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+impl CheckArgs {
+    /// The model, however it was given.
+    pub fn model(&self) -> Option<&Path> {
+        self.model_position.as_deref().or(self.model_flag.as_deref())
+    }
+}
+
+/// Checks the model that the arguments name.
+///
+/// # Errors
+/// See [`check`].
+pub fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
+    let path = args.model().ok_or_else(|| Failure::usage(anyhow!("no model is given")))?;
+    let invocation = format!("parity-check -m {}", quoted(path));
+    let layers = args.layers.layers.clone();
+    check(&ModelUnderTest { path, generated: None, invocation, layers, seed: None }, &args.run, STEPS)
+}
+
+/// A model to check, and how to say that on a command line.
+#[derive(Debug, Clone)]
+pub struct ModelUnderTest<'a> {
+    /// The file.
+    pub path: &'a Path,
+    /// What the report says in place of the path of a file that does not outlive the run.
+    pub generated: Option<&'a str>,
+    /// The start of a command that checks it again.
+    pub invocation: String,
+    /// The layers to compare.
+    pub layers: LayerSelection,
+    /// The seed that it was generated with, if it was.
+    pub seed: Option<u64>,
+}
+
+impl ModelUnderTest<'_> {
+    /// The model's name in the report.
+    fn name(&self) -> String {
+        self.generated.map_or_else(|| self.path.display().to_string(), str::to_owned)
+    }
+}
+
+/// Runs both engines on the model, compares every tap and writes the reports. A reference that fails
+/// leads to a report too, with everything that was compared until then.
+///
+/// # Errors
+/// Exit 4 for input that cannot be used, exit 5 for faults of this program; the reports are then not
+/// written.
+pub fn check(model: &ModelUnderTest<'_>, args: &RunArgs, default_steps: usize) -> Result<ExitCode, Failure> {
+    let started = Instant::now();
+    args.check_paths()?;
+    let prompt = Prompt::read(&args.prompt)?;
+    prompt.check_not_empty()?;
+    // The subject's loader is first: it refuses broken files with an error, where the reference's
+    // would crash (spec §6.22).
+    let opened = Arc::new(Model::open(model.path).map_err(Failure::usage)?);
+    if let Prompt::Tokens(tokens) = &prompt {
+        check_tokens(tokens, opened.hyper().vocabulary)?;
+    }
+    let hash = ModelHash::start(model.path);
+
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = args.threads(opened.hyper(), cpus);
+    if threads.1 > cpus {
+        complain(&format!(
+            "warning: {} threads of the reference on {cpus} CPUs: it waits by spinning, so this can take very long",
+            threads.1
+        ));
+    }
+    let mut run = Run::new(model, &opened, threads);
+    let outcome = run.execute(model, &opened, args, &prompt, args.steps.unwrap_or(default_steps), started);
+    let failure = match outcome {
+        Ok(()) => None,
+        Err(Stop::Reference(failure)) => {
+            // The report has the whole story.
+            complain(&format!("error: {}", failure.to_string().lines().next().unwrap_or_default()));
+            Some(FailureReport::from(&*failure))
+        }
+        Err(Stop::Other(failure)) => return Err(failure),
+    };
+    run.manifest.model.sha256 = hash.finish();
+    let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let timing = Timing {
+        setup: milliseconds(run.setup_time),
+        prompt: milliseconds(run.comparison.prompt_time),
+        decode: milliseconds(run.comparison.decode_time),
+        total: milliseconds(started.elapsed()),
+    };
+    let report = Report::new(run.manifest, run.comparison, failure, timing);
+    output::write(&report, args.format, args.detail, &args.reports)?;
+    Ok(report.verdict.exit_code())
+}
+
+/// Why a run ended early.
+enum Stop {
+    /// The reference failed: that is a verdict.
+    Reference(Box<ReferenceFailure>),
+    /// Anything else ends the program.
+    Other(Failure),
+}
+
+impl From<ReferenceFailure> for Stop {
+    fn from(failure: ReferenceFailure) -> Self {
+        Self::Reference(Box::new(failure))
+    }
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Other(failure)
+    }
+}
+
+impl From<RunError> for Stop {
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::Engine(EngineFailure::Reference(failure)) => Self::Reference(failure),
+            RunError::Engine(other) => Self::Other(Failure::internal(other)),
+            RunError::Observer(failure) => Self::Other(failure),
+        }
+    }
+}
+
+/// What a run has gathered so far, whatever stops it.
+struct Run {
+    manifest: Manifest,
+    /// Of the subject and of the reference.
+    threads: (usize, usize),
+    comparison: Comparison,
+    setup_time: Duration,
+}
+
+impl Run {
+    fn new(under_test: &ModelUnderTest<'_>, model: &Model, threads: (usize, usize)) -> Self {
+        let manifest = Manifest {
+            tool: Tool::default(),
+            model: ModelManifest::new(under_test.name(), model.hyper()),
+            subject: None,
+            reference: None,
+            cpu: Cpu::detect(),
+            threads: threads.0,
+            seed: under_test.seed,
+            run: RunManifest::default(),
+        };
+        Self { manifest, threads, comparison: Comparison::default(), setup_time: Duration::ZERO }
+    }
+
+    fn execute(
+        &mut self,
+        under_test: &ModelUnderTest<'_>,
+        model: &Arc<Model>,
+        args: &RunArgs,
+        prompt: &Prompt,
+        steps: usize,
+        started: Instant,
+    ) -> Result<(), Stop> {
+        let hyper = model.hyper();
+        let kernel = args.kernel()?;
+        let mut reference = Reference::start(&args.reference()?, under_test.path)?;
+        self.manifest.reference = Some(reference.describe());
+        reference.expect_sizes(hyper.vocabulary, hyper.layers)?;
+        let tokens = prompt.tokens(&mut reference)?;
+        check_tokens(&tokens, hyper.vocabulary)?;
+        let (threads, reference_threads) = self.threads;
+        let case = Case {
+            model: under_test.path.to_owned(),
+            settings: Settings {
+                threads,
+                reference_threads,
+                micro_batch: args.micro_batch,
+                context: context(args.context, tokens.len(), steps, hyper)?,
+                layers: under_test.layers.clone(),
+                logits: args.logits,
+                kernel,
+            },
+            tokens,
+            steps,
+            seed: under_test.seed,
+        };
+        let library = args.reference_library.as_deref();
+        self.manifest.run = RunManifest::new(&case, prompt.origin(), &under_test.invocation, library);
+        let mut subject = Subject::new(Arc::clone(model), &case.settings).map_err(Failure::usage)?;
+        self.manifest.subject = Some(subject.describe());
+        reference.open_session(&case.settings)?;
+        self.manifest.reference = Some(reference.describe());
+        let dump = args.dump_taps.as_deref().map(TapDump::create).transpose()?;
+        self.setup_time = started.elapsed();
+
+        let mut watcher = Watcher::new(case.prompt_batches().len() + case.steps, dump);
+        let mut engines = Engines { subject: &mut subject, reference: &mut reference };
+        let outcome = self.comparison.run(&case, &mut engines, &mut watcher);
+        // What was dumped until a failure is what is needed to understand it.
+        let dumped = watcher.finish();
+        outcome?;
+        dumped?;
+        self.name_tokens(&mut reference)?;
+        Ok(())
+    }
+
+    /// Asks the reference for the texts of all tokens.
+    fn name_tokens(&mut self, reference: &mut Reference) -> Result<(), ReferenceFailure> {
+        let ids: Vec<i32> = self.comparison.tokens.iter().map(|token| token.id).collect();
+        for (token, text) in self.comparison.tokens.iter_mut().zip(reference.pieces(&ids)?) {
+            token.text = Some(text);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,10 @@
+//! One file per command, and what they share.
+
+pub mod arguments;
+pub mod check;
+pub mod demo;
+mod model_hash;
+mod progress;
+mod prompt;
+pub mod reference_child;
+pub mod synth;

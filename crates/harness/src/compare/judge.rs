@@ -1,0 +1,235 @@
+//! The judgement of one aligned tap: presence, then shape, then dtype, then values.
+
+use engine::tap::{DType, TapKey};
+
+use super::align::{Aligned, Alone, Side};
+use super::metrics::{self, Metrics};
+use super::verdict::TapVerdict;
+use super::views::{self, PureView};
+use crate::engines::{ElementType, Logits, OwnedTap, TapBytes};
+
+/// What is known about one tap after the comparison.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Judgement {
+    /// The verdict. A pure view whose shape and dtype agree is [`TapVerdict::Exact`] and has `view`.
+    pub verdict: TapVerdict,
+    /// Why, where the metrics do not say.
+    pub reason: Option<String>,
+    /// Something that the reader should know although it does not change the verdict.
+    pub note: Option<String>,
+    /// How far the values are apart, where values were compared.
+    pub metrics: Option<Metrics>,
+    /// The line of the table of views, where the tap is one.
+    pub view: Option<&'static PureView>,
+}
+
+impl Judgement {
+    fn without_values(verdict: TapVerdict, reason: String) -> Self {
+        Self { verdict, reason: Some(reason), note: None, metrics: None, view: None }
+    }
+}
+
+/// Judges one aligned tap.
+pub fn judge(aligned: &Aligned) -> Judgement {
+    match aligned {
+        Aligned::Single { side, why, .. } => {
+            Judgement::without_values(TapVerdict::Unmeasured, alone(*side, *why))
+        }
+        Aligned::Pair { subject, reference, .. } => judge_pair(subject, reference),
+    }
+}
+
+fn alone(side: Side, why: Alone) -> String {
+    match why {
+        Alone::NoCounterpart => format!("only in {side}"),
+        Alone::OutOfReach => format!("only in {side}, within reach of the alignment"),
+        Alone::Duplicate => format!("the {side} delivered this tap twice"),
+    }
+}
+
+fn judge_pair(subject: &OwnedTap, reference: &OwnedTap) -> Judgement {
+    let diverged = |reason| Judgement::without_values(TapVerdict::Diverged, reason);
+    let unmeasured = |reason: &str| Judgement::without_values(TapVerdict::Unmeasured, reason.to_owned());
+    if subject.dims != reference.dims {
+        return diverged(format!("shape: subject {:?}, reference {:?}", subject.dims, reference.dims));
+    }
+    if subject.dtype != reference.dtype {
+        return diverged(format!("dtype: subject {}, reference {}", subject.dtype, reference.dtype));
+    }
+    let ElementType::Known(dtype) = subject.dtype else {
+        return unmeasured("the dtype cannot be compared");
+    };
+    match (&subject.data, &reference.data) {
+        (TapBytes::Values(s), TapBytes::Values(r)) => {
+            let expected =
+                subject.dims.iter().try_fold(dtype.size(), |product, &dim| product.checked_mul(dim));
+            if Some(s.len()) != expected || Some(r.len()) != expected {
+                return unmeasured("the number of values contradicts the shape");
+            }
+            if s.is_empty() {
+                return unmeasured("the tap holds no values");
+            }
+            values(metrics::compare(dtype, subject.dims, s, r))
+        }
+        (TapBytes::View, TapBytes::View) => view(&subject.key, &reference.op),
+        (TapBytes::View, TapBytes::Values(_)) => unmeasured("a view in the subject, values in the reference"),
+        (TapBytes::Values(_), TapBytes::View) => unmeasured("values in the subject, a view in the reference"),
+        (TapBytes::NotSelected, _) | (_, TapBytes::NotSelected) => unmeasured("not selected on one side"),
+    }
+}
+
+/// Judges the logits of one decode call like a tap of dims `[vocabulary, rows]`.
+pub fn judge_logits(subject: &Logits, reference: &Logits) -> Judgement {
+    let shape = |logits: &Logits| [logits.vocabulary, logits.rows()];
+    if shape(subject) != shape(reference) || subject.values.len() != reference.values.len() {
+        let reason = format!("shape: subject {:?}, reference {:?}", shape(subject), shape(reference));
+        return Judgement::without_values(TapVerdict::Diverged, reason);
+    }
+    if reference.values.is_empty() {
+        return Judgement::without_values(TapVerdict::Unmeasured, "the batch has no logits".to_owned());
+    }
+    let dims = [reference.vocabulary, reference.rows(), 1, 1];
+    let (subject, reference) =
+        (bytemuck::cast_slice(&subject.values), bytemuck::cast_slice(&reference.values));
+    values(metrics::compare(DType::F32, dims, subject, reference))
+}
+
+fn view(key: &TapKey, op: &str) -> Judgement {
+    match views::lookup(&key.stem(), op) {
+        Some(line) => Judgement {
+            verdict: TapVerdict::Exact,
+            reason: None,
+            note: None,
+            metrics: None,
+            view: Some(line),
+        },
+        None => Judgement::without_values(
+            TapVerdict::Unmeasured,
+            format!("a view ({op}) that the table does not know"),
+        ),
+    }
+}
+
+/// The rule is about bits: one differing bit is a divergence, whatever the values mean, and NaNs with
+/// the same bits are exact. They are noted, because a run full of NaN must not look healthy.
+fn values(metrics: Metrics) -> Judgement {
+    let verdict = if metrics.differing == 0 { TapVerdict::Exact } else { TapVerdict::Diverged };
+    let note = metrics.holds_nan().then(|| {
+        format!("NaN: {} in the subject, {} in the reference", metrics.nan_subject, metrics.nan_reference)
+    });
+    Judgement { verdict, reason: None, note, metrics: Some(metrics), view: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tap(name: &str, op: &str, data: TapBytes) -> OwnedTap {
+        OwnedTap {
+            key: TapKey::new(name, 0),
+            layer: Some(0),
+            op: op.to_owned(),
+            dtype: ElementType::Known(DType::F32),
+            dims: [2, 1, 1, 1],
+            data,
+        }
+    }
+
+    fn values(values: [f32; 2]) -> TapBytes {
+        TapBytes::Values(bytemuck::cast_slice(&values).to_vec())
+    }
+
+    fn pair(subject: OwnedTap, reference: OwnedTap) -> Judgement {
+        judge(&Aligned::Pair { subject, reference, order: 0 })
+    }
+
+    #[test]
+    fn a_wrong_shape_is_found_even_where_the_values_agree() {
+        let (subject, mut reference) =
+            (tap("x", "ADD", values([1.0, 2.0])), tap("x", "ADD", values([1.0, 2.0])));
+        reference.dims = [1, 2, 1, 1];
+        let judgement = pair(subject, reference);
+        assert_eq!(judgement.verdict, TapVerdict::Diverged);
+        assert!(
+            judgement
+                .reason
+                .expect("a reason")
+                .starts_with("shape: subject [2, 1, 1, 1], reference [1, 2, 1, 1]")
+        );
+    }
+
+    #[test]
+    fn a_wrong_dtype_is_found_before_the_values() {
+        let (subject, mut reference) =
+            (tap("x", "CPY", values([1.0, 2.0])), tap("x", "CPY", values([1.0, 2.0])));
+        reference.dtype = ElementType::Known(DType::F16);
+        let judgement = pair(subject.clone(), reference.clone());
+        assert_eq!((judgement.verdict, judgement.metrics), (TapVerdict::Diverged, None));
+        reference.dtype = ElementType::Other("i32".to_owned());
+        assert_eq!(pair(subject, reference).reason.as_deref(), Some("dtype: subject f32, reference i32"));
+    }
+
+    #[test]
+    fn one_bit_is_a_divergence() {
+        let other = f32::from_bits(2.0f32.to_bits() + 1);
+        let judgement = pair(tap("x", "ADD", values([1.0, 2.0])), tap("x", "ADD", values([1.0, other])));
+        assert_eq!(judgement.verdict, TapVerdict::Diverged);
+        assert_eq!(
+            pair(tap("x", "ADD", values([0.0, 1.0])), tap("x", "ADD", values([-0.0, 1.0]))).verdict,
+            TapVerdict::Diverged
+        );
+    }
+
+    #[test]
+    fn nan_is_noted_when_equal_and_diverges_when_not() {
+        let nan = tap("x", "ADD", values([f32::NAN, 2.0]));
+        let equal = pair(nan.clone(), nan.clone());
+        assert_eq!(equal.verdict, TapVerdict::Exact);
+        assert_eq!(equal.note.as_deref(), Some("NaN: 1 in the subject, 1 in the reference"));
+        assert_eq!(pair(nan.clone(), tap("x", "ADD", values([1.0, 2.0]))).verdict, TapVerdict::Diverged);
+        let other_nan = tap("x", "ADD", values([f32::from_bits(0x7fc0_0001), 2.0]));
+        assert_eq!(pair(nan, other_nan).verdict, TapVerdict::Diverged);
+    }
+
+    #[test]
+    fn only_views_of_the_table_are_views() {
+        let known = pair(tap("q-0", "PERMUTE", TapBytes::View), tap("q-0", "PERMUTE", TapBytes::View));
+        assert_eq!((known.verdict, known.view.is_some()), (TapVerdict::Exact, true));
+        for (subject, reference) in [
+            (tap("w-0", "VIEW", TapBytes::View), tap("w-0", "VIEW", TapBytes::View)),
+            (tap("q-0", "PERMUTE", TapBytes::View), tap("q-0", "PERMUTE", values([1.0, 2.0]))),
+            (tap("k-0", "VIEW", values([1.0, 2.0])), tap("k-0", "VIEW", TapBytes::View)),
+            (tap("k-0", "VIEW", TapBytes::View), tap("k-0", "VIEW", TapBytes::View)),
+        ] {
+            assert_eq!(pair(subject, reference).verdict, TapVerdict::Unmeasured);
+        }
+        let mut reshaped = tap("q-0", "PERMUTE", TapBytes::View);
+        reshaped.dims = [1, 2, 1, 1];
+        let judgement = pair(tap("q-0", "PERMUTE", TapBytes::View), reshaped);
+        assert_eq!(judgement.verdict, TapVerdict::Diverged, "the shape of a view is compared");
+    }
+
+    #[test]
+    fn values_that_contradict_the_shape_or_are_none_measure_nothing() {
+        let short = tap("x", "ADD", TapBytes::Values(vec![0; 4]));
+        assert_eq!(pair(short.clone(), short).verdict, TapVerdict::Unmeasured);
+        let mut empty = tap("x", "ADD", TapBytes::Values(Vec::new()));
+        empty.dims = [2, 0, 1, 1];
+        assert_eq!(pair(empty.clone(), empty).verdict, TapVerdict::Unmeasured);
+    }
+
+    #[test]
+    fn a_tap_without_counterpart_is_unmeasured_with_its_side() {
+        let single = Aligned::Single {
+            side: Side::Reference,
+            tap: tap("x", "ADD", values([1.0, 2.0])),
+            order: 0,
+            why: Alone::NoCounterpart,
+        };
+        let judgement = judge(&single);
+        assert_eq!(
+            (judgement.verdict, judgement.reason.as_deref()),
+            (TapVerdict::Unmeasured, Some("only in reference"))
+        );
+    }
+}

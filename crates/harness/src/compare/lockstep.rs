@@ -1,0 +1,74 @@
+//! Runs one decode call on two engines in lock-step.
+
+use engine::session::BatchToken;
+
+use super::align::{Aligned, Aligner, Side};
+use crate::engines::{Engine, EngineFailure, Event, Logits, OwnedTap, TapBytes};
+
+/// The two engines of a run.
+pub struct Engines<'a> {
+    /// The engine under test.
+    pub subject: &'a mut dyn Engine,
+    /// What it is compared with.
+    pub reference: &'a mut dyn Engine,
+}
+
+/// How a decode call ended.
+#[derive(Debug, Default, PartialEq)]
+pub struct BatchEnd {
+    /// The subject's logits.
+    pub subject: Logits,
+    /// The reference's logits.
+    pub reference: Logits,
+    /// Taps of the reference whose layer is not selected.
+    pub not_selected: usize,
+}
+
+/// Decodes `batch` on both engines and hands every aligned tap to `visit`, as soon as it is decided.
+///
+/// # Errors
+/// An engine failed, or `visit` did.
+pub fn run_batch<E: From<EngineFailure>>(
+    engines: &mut Engines<'_>,
+    batch: &[BatchToken],
+    visit: &mut dyn FnMut(Aligned) -> Result<(), E>,
+) -> Result<BatchEnd, E> {
+    engines.subject.start(batch)?;
+    engines.reference.start(batch)?;
+    let mut aligner = Aligner::default();
+    let mut decided = Vec::new();
+    let mut not_selected = 0;
+    let (mut subject, mut reference) = (None, None);
+    while subject.is_none() || reference.is_none() {
+        // The side with fewer taps waiting is behind.
+        let reference_is_behind = aligner.held(Side::Reference) <= aligner.held(Side::Subject);
+        let side = match (&subject, &reference) {
+            (_, None) if reference_is_behind || subject.is_some() => Side::Reference,
+            _ => Side::Subject,
+        };
+        let (engine, end) = match side {
+            Side::Subject => (&mut *engines.subject, &mut subject),
+            Side::Reference => (&mut *engines.reference, &mut reference),
+        };
+        match engine.next()? {
+            Event::Done(logits) => *end = Some(logits),
+            Event::Tap(OwnedTap { data: TapBytes::NotSelected, .. }) => {
+                // The subject's taps of such layers may be fused away; the reference's are counted.
+                not_selected += usize::from(side == Side::Reference);
+            }
+            Event::Tap(tap) => aligner.offer(side, tap, &mut decided),
+        }
+        for aligned in decided.drain(..) {
+            visit(aligned)?;
+        }
+    }
+    aligner.finish(&mut decided);
+    for aligned in decided {
+        visit(aligned)?;
+    }
+    Ok(BatchEnd {
+        subject: subject.unwrap_or_default(),
+        reference: reference.unwrap_or_default(),
+        not_selected,
+    })
+}

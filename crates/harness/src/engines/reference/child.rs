@@ -1,0 +1,310 @@
+//! The child's side: serves requests with the real reference.
+//!
+//! Runs in a process of its own, started with the hidden subcommand. Only this module and the tests
+//! touch `ffi-ref`.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Read, Write};
+use std::ops::ControlFlow;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use anyhow::{Context, anyhow};
+use ffi_ref::{BatchToken, Library, Model, Node, Session, SessionSettings, TapVisitor};
+
+use super::frame::{FrameError, read_frame, write_frame};
+use super::protocol::{
+    Content, ErrorKind, MAX_NAME, NodeHeader, Request, Response, SessionRequest, WireToken, element_size,
+};
+use crate::case::LayerSelection;
+use crate::compare::views;
+use crate::engines::BuildManifest;
+use crate::exit::chain;
+use engine::tap::TapKey;
+
+/// The reference's matrix product keeps a scratch array on its stack that grows with the batch
+/// (spec §2.4): at 32 tokens and 6912 rows almost a megabyte, several with wider models.
+const STACK: usize = 64 << 20;
+
+/// Most bytes of an error text in a frame; the header that carries it has a cap.
+const MAX_ERROR_TEXT: usize = 8 << 10;
+
+/// Serves requests on stdin with frames on stdout until stdin ends.
+///
+/// # Errors
+/// The pipes fail. What the reference refuses is an answer, not an error.
+pub fn run() -> anyhow::Result<()> {
+    // The frames get a descriptor of their own and the number 1 becomes stderr, so that a `printf`
+    // somewhere in the reference cannot end up between two frames.
+    let frames = rustix::io::fcntl_dupfd_cloexec(std::io::stdout(), 3).context("duplicate stdout")?;
+    rustix::stdio::dup2_stdout(std::io::stderr()).context("redirect stdout")?;
+    let thread = std::thread::Builder::new()
+        .name("reference".to_owned())
+        .stack_size(STACK)
+        .spawn(move || serve(std::io::stdin(), File::from(frames)))
+        .context("start the reference's thread")?;
+    thread.join().map_err(|_| anyhow!("the reference's thread panicked"))?
+}
+
+fn serve(input: impl Read, output: impl Write) -> anyhow::Result<()> {
+    let mut input = BufReader::new(input);
+    let mut output = BufWriter::with_capacity(1 << 16, output);
+    write_frame(&mut output, &Response::Hello { pid: std::process::id() }, &[])?;
+    // First the session, then the model: the order in which they are given up.
+    let mut session: Option<Session> = None;
+    let mut layers = LayerSelection::All;
+    let mut model: Option<Model> = None;
+    loop {
+        let (request, payload) = match read_frame::<Request>(&mut input) {
+            Ok(frame) => frame,
+            // The parent is gone or has seen enough.
+            Err(FrameError::Closed) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let answer = match request {
+            Request::Load { model: path, library } => {
+                load(&path, library.as_deref()).map(|(loaded, ready)| {
+                    session = None;
+                    model = Some(loaded);
+                    (ready, Vec::new())
+                })
+            }
+            Request::Session(request) => {
+                with(model.as_ref()).and_then(|model| open(model, &request)).map(|opened| {
+                    layers = request.layers;
+                    session = Some(opened);
+                    (Response::SessionReady, Vec::new())
+                })
+            }
+            Request::Tokenize { .. } => with(model.as_ref()).and_then(|model| tokenize(model, &payload)),
+            Request::Pieces { .. } => with(model.as_ref()).and_then(|model| pieces(model, &payload)),
+            Request::Decode { tokens } => {
+                with(session.as_mut()).and_then(|session| decode(session, &tokens, &layers, &mut output))
+            }
+        };
+        match answer {
+            Ok((response, payload)) => write_frame(&mut output, &response, &payload)?,
+            Err(Stop::Answer(kind, text)) => {
+                write_frame(&mut output, &Response::Error { kind, text: cut(text) }, &[])?;
+            }
+            Err(Stop::Pipe(error)) => return Err(error.into()),
+        }
+    }
+}
+
+/// Why a request has no regular answer.
+enum Stop {
+    /// The reference refused: tell the parent.
+    Answer(ErrorKind, String),
+    /// The pipe to the parent is broken.
+    Pipe(FrameError),
+}
+
+type Answer = Result<(Response, Vec<u8>), Stop>;
+
+/// What a request needs, or the answer that it was sent too early.
+fn with<T>(value: Option<T>) -> Result<T, Stop> {
+    value.ok_or_else(|| Stop::Answer(ErrorKind::Run, "the request came before what it needs".to_owned()))
+}
+
+fn run_error(error: ffi_ref::Error) -> Stop {
+    Stop::Answer(ErrorKind::Run, chain(&error.into()))
+}
+
+fn cut(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(MAX_ERROR_TEXT));
+    text
+}
+
+fn load(path: &[u8], library: Option<&[u8]>) -> Result<(Model, Response), Stop> {
+    let library = match library {
+        Some(path) => Library::open(Path::new(OsStr::from_bytes(path))),
+        None => Library::canonical(),
+    }
+    .map_err(|error| Stop::Answer(ErrorKind::Library, chain(&error.into())))?;
+    let model = Model::open(&library, Path::new(OsStr::from_bytes(path)))
+        .map_err(|error| Stop::Answer(ErrorKind::Model, chain(&error.into())))?;
+    let build = library.build();
+    let ready = Response::Ready {
+        version: build.version.clone(),
+        build: BuildManifest {
+            source: build.source.clone(),
+            flags: build.flags.clone(),
+            compiler: build.compiler.clone(),
+            verified: build.verified,
+        },
+        vocabulary: model.vocabulary() as u64,
+        layers: model.layers() as u64,
+    };
+    Ok((model, ready))
+}
+
+fn open(model: &Model, request: &SessionRequest) -> Result<Session, Stop> {
+    let settings = SessionSettings {
+        context: request.context,
+        batch: request.micro_batch,
+        micro_batch: request.micro_batch,
+        threads: request.threads,
+    };
+    Session::new(model, settings).map_err(run_error)
+}
+
+fn tokenize(model: &Model, text: &[u8]) -> Answer {
+    let text = std::str::from_utf8(text)
+        .map_err(|error| Stop::Answer(ErrorKind::Run, format!("the text is not UTF-8: {error}")))?;
+    let tokens = model.tokenize(text, true, true).map_err(run_error)?;
+    let payload: Vec<u8> = tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
+    Ok((Response::Tokens { count: tokens.len() as u64 }, payload))
+}
+
+fn pieces(model: &Model, tokens: &[u8]) -> Answer {
+    let mut lengths = Vec::new();
+    let mut payload = Vec::new();
+    for &token in tokens.as_chunks().0 {
+        let piece = model.piece(i32::from_le_bytes(token)).map_err(run_error)?;
+        lengths.push(piece.len() as u32);
+        payload.extend(piece);
+    }
+    Ok((Response::Pieces { lengths }, payload))
+}
+
+fn decode(
+    session: &mut Session,
+    tokens: &[WireToken],
+    layers: &LayerSelection,
+    out: &mut impl Write,
+) -> Answer {
+    let batch: Vec<BatchToken> = tokens
+        .iter()
+        .map(|token| BatchToken {
+            token: token.token,
+            position: token.position,
+            sequence: token.sequence,
+            output: token.output,
+        })
+        .collect();
+    let outputs = tokens.iter().filter(|token| token.output).count();
+    let mut forwarder = Forwarder { out, layers, layer: None, error: None };
+    let decoded = session.decode(&batch, Some(&mut forwarder));
+    if let Some(error) = forwarder.error {
+        return Err(Stop::Pipe(error));
+    }
+    decoded.map_err(run_error)?;
+    let logits = session.logits();
+    let vocabulary = logits.len().checked_div(outputs).unwrap_or(0);
+    let response = Response::Logits { rows: outputs as u64, vocabulary: vocabulary as u64 };
+    Ok((response, bytemuck::cast_slice(logits).to_vec()))
+}
+
+/// Sends every node as a frame, in the order of evaluation.
+struct Forwarder<'a, W> {
+    out: &'a mut W,
+    layers: &'a LayerSelection,
+    /// The layer of the last node that names one.
+    layer: Option<usize>,
+    error: Option<FrameError>,
+}
+
+impl<W: Write> Forwarder<'_, W> {
+    /// The layer of a node. ggml calls an unnamed node `node_57`; it belongs to the layer of the node
+    /// before it (these are the row selections at the end of the last layer, spec §3.1).
+    fn layer_of(&mut self, name: &str) -> Option<usize> {
+        if !name.starts_with("node_") {
+            self.layer = TapKey::new(name, 0).layer();
+        }
+        self.layer
+    }
+
+    fn header(&self, node: &Node<'_>, layer: Option<usize>) -> NodeHeader {
+        let content = if !self.layers.contains(layer) {
+            Content::NotSelected
+        } else if views::lookup(&TapKey::new(node.name, 0).stem(), node.op).is_some() {
+            Content::View
+        } else if matches!(element_size(node.type_name), Ok(Some(_))) {
+            Content::Values
+        } else {
+            Content::Unsupported
+        };
+        let mut name = node.name.to_owned();
+        name.truncate(name.floor_char_boundary(MAX_NAME));
+        NodeHeader {
+            name,
+            layer: layer.and_then(|layer| u32::try_from(layer).ok()),
+            op: node.op.to_owned(),
+            dtype: node.type_name.to_owned(),
+            dims: node.dims.map(|dim| dim as u64),
+            content,
+        }
+    }
+
+    fn send(&mut self, header: NodeHeader, payload: &[u8]) -> ControlFlow<()> {
+        match write_frame(self.out, &Response::Node(header), payload) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                self.error = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    }
+}
+
+impl<W: Write> TapVisitor for Forwarder<'_, W> {
+    fn ask(&mut self, node: &Node<'_>) -> bool {
+        let layer = self.layer_of(node.name);
+        let header = self.header(node, layer);
+        if header.content == Content::Values {
+            return true;
+        }
+        // After a broken pipe the reference is stopped at the next node with values.
+        self.error.is_none() && self.send(header, &[]).is_break()
+    }
+
+    fn take(&mut self, node: &Node<'_>, data: &[u8]) -> ControlFlow<()> {
+        if self.error.is_some() {
+            return ControlFlow::Break(());
+        }
+        let layer = self.layer_of(node.name);
+        let header = self.header(node, layer);
+        self.send(header, data)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn forwarder<'a>(out: &'a mut Vec<u8>, layers: &'a LayerSelection) -> Forwarder<'a, Vec<u8>> {
+        Forwarder { out, layers, layer: None, error: None }
+    }
+
+    #[test]
+    fn an_unnamed_node_belongs_to_the_layer_before_it() {
+        let (mut out, layers) = (Vec::new(), LayerSelection::All);
+        let mut forwarder = forwarder(&mut out, &layers);
+        let found = ["inp_embd", "attn_o_out-1", "node_57", "node_58", "ffn_inp-1", "norm"]
+            .map(|name| forwarder.layer_of(name));
+        assert_eq!(found, [None, Some(1), Some(1), Some(1), Some(1), None]);
+    }
+
+    #[test]
+    fn requests_out_of_order_are_answered_not_fatal() {
+        let mut input = Vec::new();
+        write_frame(&mut input, &Request::Decode { tokens: Vec::new() }, &[]).expect("written");
+        write_frame(&mut input, &Request::Tokenize { bytes: 1 }, b"a").expect("written");
+        let mut output = Vec::new();
+        serve(&input[..], &mut output).expect("the end of the input is orderly");
+        let mut frames = &output[..];
+        assert!(matches!(read_frame(&mut frames), Ok((Response::Hello { .. }, _))));
+        for _ in 0..2 {
+            assert!(matches!(read_frame(&mut frames), Ok((Response::Error { kind: ErrorKind::Run, .. }, _))));
+        }
+        assert!(matches!(read_frame::<Response>(&mut frames), Err(FrameError::Closed)));
+    }
+
+    #[test]
+    fn a_long_error_text_is_cut_between_characters() {
+        let text = cut("é".repeat(MAX_ERROR_TEXT));
+        assert!(text.len() <= MAX_ERROR_TEXT && text.chars().all(|c| c == 'é'));
+    }
+}

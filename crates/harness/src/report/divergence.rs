@@ -1,0 +1,77 @@
+//! The first divergence of a run, with everything needed to look at it again.
+
+use serde::Serialize;
+
+use super::manifest::RunManifest;
+use crate::compare::{Blame, Scalar, TapResult, TapVerdict};
+
+/// The first result that diverged, in the order of evaluation.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FirstDivergence {
+    /// The tap.
+    pub tap: String,
+    /// Its layer.
+    pub layer: Option<usize>,
+    /// The decode call.
+    pub batch: usize,
+    /// The token of the batch that the first differing element belongs to; for `k` and `v` the cell of
+    /// the cache.
+    pub token: Option<usize>,
+    /// That element's coordinate along `ne0`: its place within the row.
+    pub index: Option<usize>,
+    /// Its index in the whole tap.
+    pub flat_index: Option<usize>,
+    /// Its coordinates in ggml's order.
+    pub coordinates: Option<[usize; 4]>,
+    /// The subject's value.
+    pub subject: Option<Scalar>,
+    /// The reference's value.
+    pub reference: Option<Scalar>,
+    /// The subject's bits.
+    pub subject_bits: Option<String>,
+    /// The reference's bits.
+    pub reference_bits: Option<String>,
+    /// Their distance in ULP; `None` with a NaN.
+    pub ulp: Option<u64>,
+    /// Elements that differ.
+    pub differing: usize,
+    /// Elements of the tap.
+    pub elements: usize,
+    /// Who is wrong.
+    pub blame: Option<Blame>,
+    /// Whether it shows in isolated mode: the error is made here, not inherited.
+    pub isolated: bool,
+    /// Why, where no values were compared: the shape, the dtype.
+    pub reason: Option<String>,
+    /// The command that repeats the run.
+    pub reproduce: String,
+}
+
+impl FirstDivergence {
+    /// The first divergence in `results`.
+    pub fn find(results: &[TapResult], run: &RunManifest) -> Option<Self> {
+        let result = results.iter().find(|result| result.verdict == TapVerdict::Diverged)?;
+        let metrics = result.metrics.as_ref();
+        let first = metrics.and_then(|metrics| metrics.first.as_ref());
+        Some(Self {
+            tap: result.tap.clone(),
+            layer: result.layer,
+            batch: result.batch,
+            token: result.token,
+            index: first.map(|first| first.coordinates[0]),
+            flat_index: first.map(|first| first.index),
+            coordinates: first.map(|first| first.coordinates),
+            subject: first.map(|first| first.subject),
+            reference: first.map(|first| first.reference),
+            subject_bits: first.map(|first| first.subject.hex()),
+            reference_bits: first.map(|first| first.reference.hex()),
+            ulp: first.and_then(|first| first.ulp),
+            differing: metrics.map_or(0, |metrics| metrics.differing),
+            elements: metrics.map_or(0, |metrics| metrics.elements),
+            blame: result.blame,
+            isolated: false,
+            reason: result.reason.clone(),
+            reproduce: run.reproduce.clone(),
+        })
+    }
+}

@@ -1,0 +1,180 @@
+//! The report: one value, one renderer per format.
+//!
+//! The JSON form is [`Report`] as serde writes it; its fields are the schema.
+
+pub mod divergence;
+pub mod json;
+pub mod manifest;
+pub mod output;
+pub mod text;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::compare::run::ViewCount;
+use crate::compare::{Comparison, Counts, RunVerdict, TapResult, TapVerdict, TokenRecord};
+use crate::engines::ReferenceFailure;
+
+pub use divergence::FirstDivergence;
+pub use manifest::Manifest;
+
+/// The version of the JSON schema. Keys may be added within a version; none changes its meaning.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// Everything that a run has to say.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// The verdict of the run.
+    pub verdict: RunVerdict,
+    /// The exit code that goes with it.
+    pub exit_code: u8,
+    /// What was run, on what, built how.
+    pub manifest: Manifest,
+    /// How many taps got which verdict.
+    pub taps: Counts,
+    /// The first result that diverged, in the order of evaluation.
+    pub first_divergence: Option<FirstDivergence>,
+    /// Why the reference failed, if it did.
+    pub failure: Option<FailureReport>,
+    /// The pure views by stem, with the reason why their values are compared elsewhere.
+    pub views: BTreeMap<&'static str, ViewCount>,
+    /// Every result per tap and batch, in the order of evaluation.
+    pub results: Vec<TapResult>,
+    /// The tokens that were fed to both sides.
+    pub tokens: Vec<TokenRecord>,
+    /// Where the time went, in milliseconds. Informative.
+    pub timing_ms: Timing,
+}
+
+/// A failure of the reference.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FailureReport {
+    /// Its kind in one word: `crashed`, `timeout`, `bad_frame`, …
+    pub kind: String,
+    /// The whole story, with the end of the reference's stderr.
+    pub text: String,
+}
+
+impl From<&ReferenceFailure> for FailureReport {
+    fn from(failure: &ReferenceFailure) -> Self {
+        Self { kind: failure.kind().to_owned(), text: failure.to_string() }
+    }
+}
+
+/// Where the time went, in milliseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Timing {
+    /// Opening the model on both sides, tokenising.
+    pub setup: u64,
+    /// Decoding and comparing the prompt.
+    pub prompt: u64,
+    /// Decoding and comparing the greedy steps.
+    pub decode: u64,
+    /// All of it.
+    pub total: u64,
+}
+
+impl Report {
+    /// The report of a comparison.
+    pub fn new(
+        manifest: Manifest,
+        comparison: Comparison,
+        failure: Option<FailureReport>,
+        timing_ms: Timing,
+    ) -> Self {
+        let verdict = RunVerdict::of(&comparison.counts, failure.is_some());
+        Self {
+            schema_version: SCHEMA_VERSION,
+            verdict,
+            exit_code: verdict.exit_code().code(),
+            first_divergence: FirstDivergence::find(&comparison.results, &manifest.run),
+            manifest,
+            taps: comparison.counts,
+            failure,
+            views: comparison.views,
+            results: comparison.results,
+            tokens: comparison.tokens,
+            timing_ms,
+        }
+    }
+
+    /// The results with this verdict.
+    pub fn with_verdict(&self, verdict: TapVerdict) -> impl Iterator<Item = &TapResult> {
+        self.results.iter().filter(move |result| result.verdict == verdict)
+    }
+
+    /// The verdict with its counts in one line; the last line of the text report.
+    pub fn summary(&self) -> String {
+        let taps = &self.taps;
+        let mut line = format!(
+            "verdict: {} ({} compared: {} exact, {} within, {} diverged; {} unmeasured; {} views)",
+            self.verdict.name(),
+            taps.compared,
+            taps.exact,
+            taps.within,
+            taps.diverged,
+            taps.unmeasured,
+            taps.views,
+        );
+        if self.verdict == RunVerdict::Parity && taps.not_selected > 0 {
+            line += &format!(": parity of the selected layers; {} taps not selected", taps.not_selected);
+        } else if taps.not_selected > 0 {
+            line += &format!("; {} taps not selected", taps.not_selected);
+        }
+        if self.verdict == RunVerdict::Incomplete && taps.compared == 0 {
+            line += "; nothing was compared";
+        }
+        if let Some(failure) = &self.failure {
+            line += &format!("; the reference failed: {}", failure.kind);
+        }
+        line
+    }
+}
+
+/// A report format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+impl Format {
+    /// The report in this format, ending with a line break. `detail` is of the text; JSON has everything.
+    pub fn render(self, report: &Report, detail: Detail) -> serde_json::Result<String> {
+        match self {
+            Self::Text => Ok(text::render(report, detail)),
+            Self::Json => json::render(report),
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        })
+    }
+}
+
+/// Which tables of taps the text report has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Detail {
+    /// Every tap for up to 8 layers, else a summary
+    #[default]
+    Auto,
+    /// A row per layer, a row per tap over all layers, and every tap that is not exact
+    Layers,
+    /// Every tap of every layer
+    Taps,
+}
+
+#[cfg(test)]
+#[path = "report_tests.rs"]
+mod tests;

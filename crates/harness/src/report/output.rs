@@ -1,0 +1,155 @@
+//! Where reports go: stdout, and files given with `--report FORMAT=PATH`.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use clap::ValueEnum;
+
+use super::{Detail, Format, Report};
+use crate::exit::Failure;
+
+/// One `--report FORMAT=PATH`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReportFile {
+    /// The format.
+    pub format: Format,
+    /// The file.
+    pub path: PathBuf,
+}
+
+impl FromStr for ReportFile {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (format, path) =
+            text.split_once('=').ok_or("expected FORMAT=PATH, for example json=report.json")?;
+        let format = Format::from_str(format, false).map_err(|_| {
+            let known: Vec<String> = Format::value_variants().iter().map(ToString::to_string).collect();
+            format!("unknown format `{format}`: expected {}", known.join(", "))
+        })?;
+        if path.is_empty() {
+            return Err("the path is empty".to_owned());
+        }
+        Ok(Self { format, path: PathBuf::from(path) })
+    }
+}
+
+/// Checks that a file can be made at `path`, before the work that it is for.
+///
+/// # Errors
+/// [`Failure::output`] names the path.
+pub fn check_writable(path: &Path) -> Result<(), Failure> {
+    let failed = |error| Failure::output(path, error);
+    match std::fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => Err(failed(io::ErrorKind::IsADirectory.into())),
+        Ok(metadata) if metadata.is_file() => {
+            std::fs::OpenOptions::new().write(true).open(path).map(drop).map_err(failed)
+        }
+        // A device or a pipe: opening it could have effects.
+        Ok(_) => Ok(()),
+        Err(_) => tempfile::tempfile_in(directory(path)).map(drop).map_err(failed),
+    }
+}
+
+/// Checks that `path` can be replaced by a new file: that it is not a device or a pipe, which the
+/// rename would destroy.
+///
+/// # Errors
+/// As [`check_writable`].
+pub fn check_replaceable(path: &Path) -> Result<(), Failure> {
+    check_writable(path)?;
+    match std::fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() => {
+            let error = io::Error::new(io::ErrorKind::AlreadyExists, "it is not a regular file");
+            Err(Failure::output(path, error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The directory that `path` is in.
+pub fn directory(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Writes the report to every file, then to stdout, in text with the tables of `detail`. A reader of
+/// stdout that goes away early is not an error.
+///
+/// # Errors
+/// [`Failure::output`] names the file.
+pub fn write(report: &Report, stdout: Format, detail: Detail, files: &[ReportFile]) -> Result<(), Failure> {
+    for ReportFile { format, path } in files {
+        let text = format.render(report, detail).map_err(Failure::internal)?;
+        write_file(path, text.as_bytes()).map_err(|error| Failure::output(path, error))?;
+    }
+    let text = stdout.render(report, detail).map_err(Failure::internal)?;
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::output(Path::new("standard output"), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes a file in one step: readers see the old contents or the new. A device or a pipe is written
+/// in place, because renaming a file over it would replace it.
+fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+        return std::fs::OpenOptions::new().write(true).open(path)?.write_all(bytes);
+    }
+    let mut file = new_file(directory(path))?;
+    file.write_all(bytes)?;
+    file.persist(path)?;
+    Ok(())
+}
+
+/// A temporary file with the permissions of an ordinary new one.
+pub(crate) fn new_file(directory: &Path) -> io::Result<tempfile::NamedTempFile> {
+    use std::os::unix::fs::PermissionsExt;
+    // The umask of the process is taken off, as for any new file.
+    let permissions = std::fs::Permissions::from_mode(0o666);
+    tempfile::Builder::new().prefix(".parity-check-").permissions(permissions).tempfile_in(directory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exit::ExitCode;
+
+    #[test]
+    fn a_report_file_is_a_format_and_a_path() {
+        let parsed = ReportFile { format: Format::Json, path: PathBuf::from("a=b.json") };
+        assert_eq!("json=a=b.json".parse(), Ok(parsed));
+        for text in ["json", "yaml=x", "json=", "=x"] {
+            assert!(text.parse::<ReportFile>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_unwritable_path_is_found_before_the_run() {
+        let directory = tempfile::tempdir().expect("a directory");
+        assert!(check_writable(&directory.path().join("new.json")).is_ok());
+        for path in [directory.path().to_owned(), directory.path().join("missing/new.json")] {
+            let failure = check_writable(&path).expect_err("cannot be written");
+            assert_eq!(failure.code(), ExitCode::Usage);
+            assert!(failure.to_string().contains(&path.display().to_string()), "{failure}");
+        }
+        assert!(check_writable(Path::new("/dev/null")).is_ok());
+        assert!(check_replaceable(Path::new("/dev/null")).is_err(), "a rename would replace the device");
+    }
+
+    #[test]
+    fn files_are_replaced_whole_and_devices_stay_devices() {
+        use std::os::unix::fs::FileTypeExt;
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("report");
+        write_file(&path, b"a long first report").expect("written");
+        write_file(&path, b"short").expect("replaced");
+        assert_eq!(std::fs::read(&path).expect("readable"), b"short");
+        write_file(Path::new("/dev/null"), b"gone").expect("written");
+        assert!(std::fs::metadata("/dev/null").expect("still there").file_type().is_char_device());
+        assert_eq!(std::fs::read_dir(directory.path()).expect("listable").count(), 1, "no leftovers");
+    }
+}

@@ -1,0 +1,37 @@
+//! The report for people: what was run, the taps layer by layer, the views, logits and tokens, then what
+//! is wrong, and the verdict in the last line. At most [`WIDTH`] columns, except for commands to copy.
+
+mod findings;
+mod group;
+mod head;
+mod layout;
+mod outcome;
+mod taps;
+mod views;
+
+use layout::line;
+
+use super::{Detail, Report};
+
+pub use layout::WIDTH;
+
+/// Renders the report; `detail` chooses the tables of taps.
+pub fn render(report: &Report, detail: Detail) -> String {
+    let mut out = String::new();
+    head::render(&mut out, report);
+    taps::render(&mut out, report, detail);
+    views::render(&mut out, report);
+    outcome::logits(&mut out, report);
+    outcome::tokens(&mut out, report);
+    findings::render(&mut out, report);
+    let timing = report.timing_ms;
+    line(
+        &mut out,
+        &format!(
+            "\ntime: {} ms (setup {}, prompt {}, decode {})",
+            timing.total, timing.setup, timing.prompt, timing.decode
+        ),
+    );
+    line(&mut out, &report.summary());
+    out
+}

@@ -1,0 +1,69 @@
+//! The head of the report: what was run, on what, built how.
+
+use super::layout::{field, line};
+use crate::engines::EngineManifest;
+use crate::report::Report;
+use crate::report::manifest::ModelManifest;
+
+pub(super) fn render(out: &mut String, report: &Report) {
+    let manifest = &report.manifest;
+    line(out, &format!("{} {} ({})", manifest.tool.name, manifest.tool.version, manifest.tool.profile));
+    field(out, "model", &manifest.model.path);
+    field(out, "", &sizes(&manifest.model));
+    field(out, "sha256", manifest.model.sha256.as_deref().unwrap_or("not computed"));
+    if let Some(seed) = manifest.seed {
+        field(out, "seed", &seed.to_string());
+    }
+    match &manifest.subject {
+        Some(subject) => {
+            let kernel = subject.kernel.as_deref().unwrap_or("unknown");
+            let text = format!(
+                "{} {}, kernel {kernel}, threads: {}",
+                subject.name, subject.version, subject.threads
+            );
+            field(out, "subject", &text);
+        }
+        None => field(out, "subject", "not set up"),
+    }
+    match &manifest.reference {
+        Some(engine) => reference(out, engine),
+        None => field(out, "reference", "not set up"),
+    }
+    field(out, "cpu", &format!("{}; {}", manifest.cpu.model, manifest.cpu.features.join(" ")));
+    let run = &manifest.run;
+    let text = format!(
+        "prompt tokens: {} ({}); greedy steps: {}; layers {}, logits {}, micro-batch {}, context {}",
+        run.prompt_tokens, run.prompt, run.steps, run.layers, run.logits, run.micro_batch, run.context
+    );
+    field(out, "run", &text);
+}
+
+fn sizes(model: &ModelManifest) -> String {
+    format!(
+        "{}, {} layers, width {}, {}/{} heads of {}, ffn {}, vocabulary {}, context {}, eps {:e}, theta {}",
+        model.architecture,
+        model.layers,
+        model.width,
+        model.heads,
+        model.kv_heads,
+        model.head_dim,
+        model.ffn,
+        model.vocabulary,
+        model.context_length,
+        model.rms_eps,
+        model.rope_theta
+    )
+}
+
+fn reference(out: &mut String, engine: &EngineManifest) {
+    let build = engine.build.as_ref();
+    let sources =
+        if build.is_some_and(|build| build.verified) { "sources verified" } else { "sources not verified" };
+    let source = build.map_or("unknown source", |build| &build.source);
+    let text =
+        format!("{} {} from {source}, {sources}, threads: {}", engine.name, engine.version, engine.threads);
+    field(out, "reference", &text);
+    if let Some(build) = build {
+        field(out, "", &format!("{}; {}", build.compiler, build.flags));
+    }
+}

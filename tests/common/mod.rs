@@ -1,0 +1,136 @@
+//! What the integration tests share: synthetic models in a temporary folder, checks through the
+//! library with the reference in a child process, and runs of the binary.
+
+#![allow(dead_code, reason = "every test binary uses a part of this module")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::model::Model;
+use harness::case::{Case, LayerSelection, LogitSelection, Settings};
+use harness::compare::lockstep::Engines;
+use harness::compare::run::{Comparison, Observer};
+use harness::compare::verdict::{RunVerdict, TapVerdict};
+use harness::engines::{Reference, ReferenceOptions, Subject};
+use harness::exit::Failure;
+use harness::generate::{ModelSpec, Preset, write_model};
+
+/// The binary under test; it is also the child that runs the reference.
+pub(crate) const PARITY_CHECK: &str = env!("CARGO_BIN_EXE_parity-check");
+
+/// A folder that is removed with the value.
+pub(crate) fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+/// Writes a model and returns its path.
+pub(crate) fn model(folder: &Path, spec: &ModelSpec) -> PathBuf {
+    let path = folder.join(format!("{}.gguf", spec.name.replace([' ', '/'], "-")));
+    write_model(spec, &path).expect("the model is written");
+    path
+}
+
+/// The `tiny` preset.
+pub(crate) fn tiny() -> ModelSpec {
+    ModelSpec::preset(Preset::Tiny)
+}
+
+/// `count` token ids spread over a vocabulary.
+pub(crate) fn tokens(count: usize, vocabulary: usize) -> Vec<i32> {
+    (0..count).map(|i| ((i * 7919 + 13) % vocabulary) as i32).collect()
+}
+
+/// A case with everything compared, one thread each.
+pub(crate) fn case(path: &Path, tokens: Vec<i32>, steps: usize) -> Case {
+    let context = (tokens.len() + steps).next_multiple_of(32);
+    Case {
+        model: path.to_owned(),
+        tokens,
+        steps,
+        settings: Settings {
+            threads: 1,
+            reference_threads: 1,
+            micro_batch: 32,
+            context,
+            layers: LayerSelection::All,
+            logits: LogitSelection::All,
+            kernel: None,
+        },
+        seed: None,
+    }
+}
+
+/// The reference's child process for a model.
+pub(crate) fn reference(path: &Path) -> Reference {
+    let options = ReferenceOptions {
+        executable: PARITY_CHECK.into(),
+        library: None,
+        timeout: Duration::from_secs(120),
+    };
+    Reference::start(&options, path).expect("the reference starts")
+}
+
+/// Compares `subject` (which may have been altered) with the reference on the file of the case.
+pub(crate) fn compare(case: &Case, subject: Arc<Model>) -> Comparison {
+    let mut reference = reference(&case.model);
+    compare_with(case, subject, &mut reference)
+}
+
+/// As [`compare`], on a child process that is already there.
+pub(crate) fn compare_with(case: &Case, subject: Arc<Model>, reference: &mut Reference) -> Comparison {
+    let mut subject = Subject::new(subject, &case.settings).expect("the subject starts");
+    reference.open_session(&case.settings).expect("the reference opens a session");
+    let mut comparison = Comparison::default();
+    let mut engines = Engines { subject: &mut subject, reference };
+    comparison.run(case, &mut engines, &mut Blind).unwrap_or_else(|error| panic!("{error:?}"));
+    comparison
+}
+
+/// Asserts that everything was compared and every bit agrees; `what` names the case in the message.
+pub(crate) fn assert_parity(comparison: &Comparison, case: &Case, layers: usize, what: &str) {
+    let counts = comparison.counts;
+    let bad: Vec<String> = comparison
+        .results
+        .iter()
+        .filter(|result| result.verdict != TapVerdict::Exact)
+        .take(3)
+        .map(|result| {
+            format!("{} of batch {}: {:?} {:?}", result.tap, result.batch, result.verdict, result.reason)
+        })
+        .collect();
+    assert!(bad.is_empty(), "{what}: {bad:#?}");
+    assert_eq!(RunVerdict::of(&counts, false), RunVerdict::Parity, "{what}: {counts:?}");
+    // Seven of a layer's nodes are pure views; two select the outputs in the last layer; the model has
+    // the embedding, the final norm in two steps, the product with the head, and the logits.
+    let batches = case.tokens.len().div_ceil(case.settings.micro_batch) + case.steps;
+    assert_eq!(counts.views, 7 * layers * batches, "{what}");
+    assert!(counts.exact >= (30 * layers + 2 + 5) * batches, "{what}: {counts:?}");
+    assert_eq!((counts.nan, counts.not_selected), (0, 0), "{what}");
+}
+
+/// An observer that looks at nothing.
+pub(crate) struct Blind;
+
+impl Observer for Blind {
+    fn aligned(&mut self, _: usize, _: &harness::compare::align::Aligned) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn batch_done(&mut self, _: usize) {}
+}
+
+/// Runs the binary.
+pub(crate) fn run(arguments: &[&str]) -> Output {
+    Command::new(PARITY_CHECK).args(arguments).env_remove("BITNET_KERNEL").output().expect("the binary runs")
+}
+
+/// Exit code, stdout and stderr of a run.
+pub(crate) fn outcome(output: &Output) -> (i32, String, String) {
+    (
+        output.status.code().unwrap_or(-1),
+        String::from_utf8_lossy(&output.stdout).into_owned(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    )
+}
