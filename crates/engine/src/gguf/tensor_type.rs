@@ -129,7 +129,7 @@ tensor_types! {
     TQ1_0 = 34, "tq1_0", 256, 54;
     /// Ternary, 2 bits, scale per block (spec §1.5).
     TQ2_0 = 35, "tq2_0", 256, 66;
-    /// Ternary, 2 bits, one scale per tensor (spec §1.3, [`i2_s`](crate::quant::i2_s)).
+    /// Ternary, 2 bits, one scale per tensor (spec §1.3, [`crate::quant::i2_s`]).
     I2_S = 36, "i2_s", 1, 1;
     /// 8 bits, scale per row: activations of I2_S, never in a file.
     I8_S = 37, "i8_s", 1, 1;
