@@ -7,7 +7,7 @@
 mod support;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use engine::ops::rms_norm::rms_norm;
+use engine::ops::rms_norm::rms_norm_rows;
 use ffi_ref::{TensorMut, TensorRef};
 use support::contest::{Contestant, floats, hold};
 use support::inputs::Inputs;
@@ -32,9 +32,7 @@ fn norm(criterion: &mut Criterion) {
                     .expect("the shapes fit");
             });
             let subjects = vec![Contestant::new("engine", vec![0.0; x.len()], |out| {
-                for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
-                    rms_norm(x, EPS, out);
-                }
+                rms_norm_rows(&x, width, EPS, out);
             })];
             let size = format!("{width}, {}", support::tokens(tokens));
             hold(&mut group, &size, floats(x.len(), x.len()), reference, subjects);

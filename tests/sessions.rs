@@ -131,11 +131,11 @@ fn a_full_context_is_an_error_and_the_session_stays_usable() {
     let ids = tokens(140, 512);
     let mut session = Session::new(Arc::clone(&opened), SETTINGS).expect("a session");
     session.decode(&batch(&ids[..120], 0, |_| false), None).expect("it decodes");
-    let before = session.cache().cells.clone();
+    let before = session.cache().cells().clone();
     // The first 8 of these would fit; nothing of a refused batch may stay.
     let error = session.decode(&batch(&ids[120..], 120, |_| true), None).expect_err("the cache is full");
     assert!(error.to_string().contains("context is full"), "{error}");
-    assert_eq!(session.cache().cells, before);
+    assert_eq!(*session.cache().cells(), before);
     let last = batch(&ids[120..128], 120, |_| true);
     session.decode(&last, None).expect("what fits still decodes");
 
@@ -161,5 +161,5 @@ fn bad_batches_are_refused_by_name() {
         let error = session.decode(&call, None).expect_err(words).to_string();
         assert!(error.contains(words), "{error}");
     }
-    assert_eq!(session.cache().cells.used(), 0);
+    assert_eq!(session.cache().cells().used(), 0);
 }

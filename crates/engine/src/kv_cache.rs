@@ -1,7 +1,8 @@
 //! The KV cache: which cell holds which position, and the f16 keys and values of every layer.
 //!
 //! Cells are allocated as the reference allocates them, so that both caches can be compared cell by
-//! cell (spec §3.4): a batch takes consecutive cells from a moving head on. Keys are stored rotated,
+//! cell (spec §3.4): a batch takes consecutive cells from a moving head on. Nothing removes single
+//! cells yet, so that today a batch always goes behind the last one. Keys are stored rotated,
 //! `[head_dim, kv_heads, cell]`; values transposed, `[cell, head_dim, kv_heads]`, so that the sum
 //! over cells runs over consecutive elements.
 
@@ -114,7 +115,7 @@ impl Cells {
     }
 
     /// Frees all cells.
-    pub fn clear(&mut self) {
+    fn clear(&mut self) {
         self.cells.fill(None);
         self.head = 0;
     }
@@ -131,17 +132,41 @@ struct Layer {
 /// The cache of a session.
 #[derive(Debug, Clone)]
 pub struct KvCache {
-    /// The allocation of the cells.
-    pub cells: Cells,
+    cells: Cells,
     layers: Vec<Layer>,
     width: usize,
 }
 
 impl KvCache {
-    /// A cache of `size` cells, zeroed, for `layers` layers of keys and values of `width` each.
-    pub fn new(layers: usize, width: usize, size: usize) -> Self {
-        let layer = || Layer { keys: vec![0; size * width], values: vec![0; size * width] };
-        Self { cells: Cells::new(size), layers: (0..layers).map(|_| layer()).collect(), width }
+    /// A cache of `size` cells, zeroed, for `layers` layers of keys and values of `width` each; `None`
+    /// where it does not fit in memory.
+    pub fn new(layers: usize, width: usize, size: usize) -> Option<Self> {
+        let elements = size.checked_mul(width)?;
+        // A zeroed vector that cannot be allocated ends the process; a reservation says so instead.
+        let all = elements.checked_mul(2)?.checked_mul(layers)?;
+        Vec::<u16>::new().try_reserve_exact(all).ok()?;
+        let layer = || Layer { keys: vec![0; elements], values: vec![0; elements] };
+        Some(Self { cells: Cells::new(size), layers: (0..layers).map(|_| layer()).collect(), width })
+    }
+
+    /// The allocation of the cells.
+    pub fn cells(&self) -> &Cells {
+        &self.cells
+    }
+
+    /// The allocation of the cells, to store tokens.
+    pub(crate) fn cells_mut(&mut self) -> &mut Cells {
+        &mut self.cells
+    }
+
+    /// Forgets all tokens and zeroes what they left behind, as the reference does: free cells are
+    /// attended to as well, behind the mask.
+    pub fn clear(&mut self) {
+        self.cells.clear();
+        for layer in &mut self.layers {
+            layer.keys.fill(0);
+            layer.values.fill(0);
+        }
     }
 
     /// The keys of a layer: `[width, cell]`.
@@ -230,9 +255,27 @@ mod tests {
     }
 
     #[test]
+    fn a_cleared_cache_is_as_new() {
+        let mut cache = KvCache::new(1, 2, 32).unwrap();
+        cache.cells_mut().store(&tokens(0..3)).unwrap();
+        let rows = vec![f16::INFINITY; 6];
+        cache.store_keys(0, 0..3, &rows);
+        cache.store_values(0, 0..3, &rows);
+        cache.clear();
+        assert_eq!(cache.cells().used(), 0);
+        assert!(cache.keys(0).iter().chain(cache.values(0)).all(|value| value.to_bits() == 0));
+    }
+
+    #[test]
+    fn a_cache_that_does_not_fit_is_refused() {
+        assert!(KvCache::new(60, 1 << 20, 1 << 30).is_none());
+        assert!(KvCache::new(usize::MAX, 2, 32).is_none());
+    }
+
+    #[test]
     fn stored_rows_are_read_back_by_the_tap_formulas() {
         let (width, head_dim) = (4, 2);
-        let mut cache = KvCache::new(1, width, 32);
+        let mut cache = KvCache::new(1, width, 32).unwrap();
         let rows: Vec<f16> = (0..3 * width).map(|i| f16::from_f32(i as f32)).collect();
         cache.store_keys(0, 5..8, &rows);
         cache.store_values(0, 5..8, &rows);

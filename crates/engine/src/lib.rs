@@ -15,13 +15,18 @@
 //! * Floating-point reductions follow one fixed order, that of the canonical build (AVX2, no
 //!   contraction). Work is split by output row, never inside a reduction, so the number of threads
 //!   changes no bit.
-//! * Bad input is an [`Error`], never a panic.
+//! * Bad input is an [`Error`], never a panic. The kernels and ops take slices that have been checked
+//!   before, and panic where lengths do not fit.
+//! * The crate is written for x86-64.
+
+#![deny(unsafe_code)]
 
 pub mod error;
 pub mod gguf;
 pub mod graph;
 pub mod kernels;
 pub mod kv_cache;
+#[expect(unsafe_code, reason = "mapping a file")]
 pub mod mmap;
 pub mod model;
 pub mod ops;

@@ -158,7 +158,8 @@ pub struct Tap<'a> {
 
 /// Receives the taps of a session in the order of evaluation.
 pub trait TapSink {
-    /// Whether the values of this node are wanted. Nodes that are not wanted may be fused away.
+    /// Whether the values of this node are wanted. Where they are not, nothing is collected for it, and
+    /// it is handed over as [`TapData::Unwanted`].
     fn wants(&self, layer: Option<usize>) -> bool;
 
     /// Takes one tap. `Break` ends the decode with [`Error::Stopped`](crate::Error::Stopped).

@@ -17,7 +17,7 @@ pub struct Threads {
 }
 
 impl Threads {
-    /// A pool of `count` threads, the calling thread among them.
+    /// A pool of `count` threads.
     ///
     /// # Errors
     /// [`Error::BadSetting`] if `count` is 0 or too large, or the system refuses the threads.
@@ -27,15 +27,24 @@ impl Threads {
         }
         let pool = (count > 1)
             .then(|| {
-                // The caller works too, so the pool has one thread fewer.
                 rayon::ThreadPoolBuilder::new()
-                    .num_threads(count - 1)
-                    .thread_name(|index| format!("engine-{}", index + 1))
+                    .num_threads(count)
+                    .thread_name(|index| format!("engine-{index}"))
                     .build()
             })
             .transpose()
             .map_err(|error| Error::BadSetting(format!("threads: {error}")))?;
         Ok(Self { pool, count })
+    }
+
+    /// Runs `work` on a thread of the pool. The calls of [`split`](Self::split) inside it then hand work
+    /// from one thread of the pool to another, which does not go through the operating system as long
+    /// as both are busy; from outside, every call would put the caller to sleep and wake it up again.
+    pub fn inside<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        match &self.pool {
+            Some(pool) => pool.install(work),
+            None => work(),
+        }
     }
 
     /// Number of threads.
@@ -50,6 +59,21 @@ impl Threads {
         // Units of nothing: as many as items, and no memory.
         let mut beside = vec![(); out.len() / unit];
         self.split_with(out, unit, &mut beside, |range, out, _| work(range, out));
+    }
+
+    /// Calls `work(elements, row)` for every row of `width` elements of `out`, in parallel; `elements`
+    /// is where the row lies in `out`.
+    pub fn split_rows<T: Send>(
+        &self,
+        out: &mut [T],
+        width: usize,
+        work: impl Fn(Range<usize>, &mut [T]) + Sync,
+    ) {
+        self.split(out, width, |rows, out| {
+            for (row, out) in rows.zip(out.chunks_exact_mut(width)) {
+                work(row * width..(row + 1) * width, out);
+            }
+        });
     }
 
     /// As [`split`](Self::split), with a second output of one element per item beside the first.

@@ -154,8 +154,8 @@ struct bref_node {
 
 struct bref_taps {
     void * user; /* handed to both callbacks */
-    /* Called for every node in order of evaluation, before it is computed. != 0: its values are wanted. Wanting none
-     * lets the reference compute in one go. */
+    /* Called for every node in order of evaluation, before it is computed. != 0: its values are wanted. Every node is
+     * computed as a graph of its own while there are taps, whatever is wanted. */
     int32_t (*ask)(void * user, const struct bref_node * node);
     /* Called once the wanted node is computed, before the next one is. `data`: its elements in logical order,
      * dims[0] fastest and without gaps (a strided tensor is gathered), `bytes` in all; a block-quantised tensor is
@@ -171,7 +171,8 @@ BREF_API int32_t bref_decode(bref_session * session, size_t count, const int32_t
                              const int32_t * sequences, const int8_t * outputs, const struct bref_taps * taps);
 
 /* Logits of the last successful decode: f32 [vocabulary, *rows], one row per token with output = 1, in batch order.
- * Lent until the session's next call. NULL and *rows = 0 if there are none. */
+ * Lent until the session's next decode, restore or free; another bref_logits returns the same. NULL and *rows = 0 if
+ * there are none. */
 BREF_API const float * bref_logits(bref_session * session, size_t * rows);
 
 /* ---- KV cache ------------------------------------------------------------------------------------------------- */

@@ -44,6 +44,10 @@ void restore_cells(llama_context * context, const CellSnapshot & snapshot) {
 uint64_t widest_layer_matrix(const llama_model * model) {
     const llama_hparams & parameters = model->hparams;
     uint64_t widest = parameters.n_embd;
+    // The head is the embedding; as I2_S it takes the same path as the layers' matrices.
+    if (model->tok_embd != nullptr && model->tok_embd->type == GGML_TYPE_I2_S) {
+        widest = std::max<uint64_t>(widest, parameters.n_vocab);
+    }
     for (uint32_t layer = 0; layer < parameters.n_layer; ++layer) {
         widest = std::max<uint64_t>(widest, parameters.n_ff(layer));
         widest = std::max<uint64_t>(widest, uint64_t(parameters.n_head(layer)) * parameters.n_embd_head_k);

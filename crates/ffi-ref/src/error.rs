@@ -9,7 +9,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The library holds instructions that this CPU does not have. Nothing of it was run.
+    /// The library holds instructions that this CPU does not have. Nothing of the reference's arithmetic was run.
     #[error("the {build} build of the reference needs a CPU with {missing}")]
     UnsupportedCpu {
         /// The build: `canonical`, `upstream`, or the path of a library.

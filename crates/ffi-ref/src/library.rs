@@ -83,8 +83,12 @@ impl Library {
     fn load(path: &Path, placed: Option<Placed>) -> Result<Self> {
         let failure = |source| Error::Load { path: path.to_owned(), source };
         // SAFETY: the library's initialisers run: they are those of bitnet.cpp and of the C++ runtime, which have no
-        // preconditions but the CPU, which was checked. For a path that the user gave, the user vouches.
+        // preconditions but the CPU. The instruction sets of the canonical build were checked; the upstream build is
+        // made for the CPU that it is built on, and for a path that the user gave, the user vouches.
         let library = unsafe { libloading::Library::new(path) }.map_err(failure)?;
+        // From here on the library stays mapped, whatever fails, and so does the file it was loaded from: the dynamic
+        // linker knows a library by its path, and would hand out this one again under a descriptor that is reused.
+        let (library, placed) = (ManuallyDrop::new(library), ManuallyDrop::new(placed));
         let found = {
             // SAFETY: every version of the shim has this symbol with this signature.
             let version = unsafe { library.get::<unsafe extern "C" fn() -> i32>(b"bref_abi_version\0") };
@@ -96,10 +100,12 @@ impl Library {
             return Err(Error::AbiMismatch { path: path.to_owned(), expected: ABI_VERSION, found });
         }
         // SAFETY: a library of this ABI version has the symbols of `shim/bref.h` with the signatures of `bindings`.
-        let api = ManuallyDrop::new(unsafe { BrefApi::from_library(library) }.map_err(failure)?);
+        let api = ManuallyDrop::new(
+            unsafe { BrefApi::from_library(ManuallyDrop::into_inner(library)) }.map_err(failure)?,
+        );
         let build = build_info(&api);
         require_cpu(&build.build, &build.isa)?;
-        Ok(Self(Arc::new(Inner { api, build, _placed: ManuallyDrop::new(placed) })))
+        Ok(Self(Arc::new(Inner { api, build, _placed: placed })))
     }
 
     pub(crate) fn api(&self) -> &BrefApi {

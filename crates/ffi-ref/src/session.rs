@@ -133,8 +133,8 @@ impl Session {
         if logits.is_null() {
             return &[];
         }
-        // SAFETY: the shim lends rows × vocabulary values until the session's next call that changes them; those take
-        // `&mut self`, and the slice borrows `self`.
+        // SAFETY: the shim lends rows × vocabulary values until the session's next decode, restore or free; those take
+        // `&mut self` or `self`, and the slice borrows `self`.
         unsafe { slice::from_raw_parts(logits, rows * self.model.vocabulary()) }
     }
 

@@ -2,9 +2,12 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStringExt;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
+use std::path::Path;
 
-use clap::{Parser, Subcommand};
+use anyhow::anyhow;
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::commands;
 use crate::commands::check::CheckArgs;
@@ -79,7 +82,10 @@ fn run(arguments: &[OsString]) -> ExitCode {
 
 fn dispatch(cli: &Cli) -> Result<ExitCode, Failure> {
     match &cli.command {
-        None => commands::check::run(&cli.check),
+        None => {
+            refuse_subcommand_as_model(&cli.check)?;
+            commands::check::run(&cli.check)
+        }
         Some(Command::Check(args)) => commands::check::run(args),
         Some(Command::Demo(args)) => commands::demo::run(args),
         Some(Command::Synth(args)) => commands::synth::run(args),
@@ -87,16 +93,39 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, Failure> {
     }
 }
 
+/// Refuses `parity-check -n 1 demo`, where clap takes `demo` for the model because flags stand before it.
+fn refuse_subcommand_as_model(args: &CheckArgs) -> Result<(), Failure> {
+    let Some(name) = args.model_position.as_deref().and_then(Path::to_str) else { return Ok(()) };
+    if Cli::command().get_subcommands().any(|command| command.get_name() == name) {
+        return Err(Failure::usage(anyhow!(
+            "`{name}` is a subcommand: put the flags behind it (parity-check {name} …), or write ./{name} for \
+             a model file of that name"
+        )));
+    }
+    Ok(())
+}
+
 /// llama.cpp's two-letter flag `-ub`, which clap would read as `-u -b`, in its long form. What follows
-/// `-p` is a text, not a flag.
+/// `-p` is a text and what follows `--` is a file, neither a flag.
 fn with_long_flags(arguments: &[OsString]) -> Vec<OsString> {
     let mut previous_is_text_flag = false;
+    let mut only_files = false;
     arguments
         .iter()
         .map(|argument| {
-            let replaced = !previous_is_text_flag && argument == "-ub";
-            previous_is_text_flag = argument == "-p" || argument == "--prompt";
-            if replaced { OsString::from("--ubatch-size") } else { argument.clone() }
+            let may_be_flag = !only_files && !previous_is_text_flag;
+            only_files |= may_be_flag && argument == "--";
+            previous_is_text_flag = may_be_flag && (argument == "-p" || argument == "--prompt");
+            if !may_be_flag {
+                return argument.clone();
+            }
+            match argument.as_encoded_bytes() {
+                b"-ub" => OsString::from("--ubatch-size"),
+                [b'-', b'u', b'b', b'=', value @ ..] => {
+                    OsString::from_vec([b"--ubatch-size=", value].concat())
+                }
+                _ => argument.clone(),
+            }
         })
         .collect()
 }
@@ -114,8 +143,6 @@ fn report_panic(panic: &PanicHookInfo<'_>) {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
@@ -166,11 +193,35 @@ mod tests {
             "parity-check m.gguf --report json=/nonexistent/x",
             "parity-check m.gguf --dump-taps /nonexistent/x",
             "parity-check /nonexistent/m.gguf",
+            "parity-check -n 1 demo",
+            "parity-check --layers none synth",
         ] {
             assert_eq!(code(line), ExitCode::Usage, "{line}");
         }
         assert_eq!(code("parity-check --help"), ExitCode::Parity);
         assert_eq!(code("parity-check demo --help"), ExitCode::Parity);
+    }
+
+    #[test]
+    fn a_subcommand_behind_flags_is_not_taken_for_a_model() {
+        let refused = |line: &str| refuse_subcommand_as_model(&parse(line).expect("parses").check);
+        let failure = refused("parity-check -n 1 demo").expect_err("it is a subcommand");
+        let text = failure.to_string();
+        assert!(text.contains("parity-check demo") && text.contains("./demo"), "{text}");
+        for line in ["parity-check -n 1 ./demo", "parity-check -m demo -n 1", "parity-check demo.gguf"] {
+            assert!(refused(line).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_two_letter_flag_takes_its_value_either_way_and_ends_at_two_dashes() {
+        assert_eq!(parse("parity-check m.gguf -ub=4").expect("parses").check.run.micro_batch, 4);
+        let words = |line: &str| {
+            with_long_flags(&line.split(' ').map(OsString::from).collect::<Vec<_>>()).join(" ".as_ref())
+        };
+        assert_eq!(words("x -ub 4 -- -ub -ub=4"), "x --ubatch-size 4 -- -ub -ub=4");
+        assert_eq!(words("x -p -- -ub 4"), "x -p -- --ubatch-size 4", "the text is `--`");
+        assert_eq!(words("x -p -p -ub"), "x -p -p --ubatch-size", "the text is `-p`");
     }
 
     #[test]

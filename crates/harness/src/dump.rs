@@ -2,13 +2,14 @@
 //!
 //! A safetensors file begins with the list of its tensors, which is complete only at the end of the
 //! run. The values therefore go to a spool beside the target first, as they come, and are copied from
-//! there. Names are `subject/b<batch>/<tap>` and `reference/b<batch>/<tap>`; values are f32 (f16 is
+//! there. The spool has no name, so nothing of it is left when the process is killed. Names are `subject/b<batch>/<tap>` and `reference/b<batch>/<tap>`; values are f32 (f16 is
 //! widened, which is exact); shapes are row-major, ggml's dims reversed, so `[tokens, width]`.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use engine::mmap::Mapping;
@@ -19,14 +20,13 @@ use safetensors::{Dtype, SafeTensorError, View, serialize_to_file};
 use crate::compare::align::{Aligned, Side};
 use crate::engines::{ElementType, OwnedTap, TapBytes};
 use crate::exit::Failure;
-use crate::report::output::{check_replaceable, directory, new_file};
+use crate::report::output::{check_replaceable, directory, new_file, resolved};
 
 /// A dump under way.
 #[derive(Debug)]
 pub struct TapDump {
     target: PathBuf,
     spool: BufWriter<File>,
-    spool_path: tempfile::TempPath,
     entries: Vec<Entry>,
     names: HashSet<String>,
     written: usize,
@@ -48,12 +48,25 @@ impl TapDump {
     /// The directory cannot be written; [`Failure::output`] names the target.
     pub fn create(target: &Path) -> Result<Self, Failure> {
         check_replaceable(target)?;
-        let spool = new_file(directory(target)).map_err(|error| Failure::output(target, error))?;
-        let (file, spool_path) = spool.into_parts();
+        let file = tempfile::tempfile_in(directory(&resolved(target)))
+            .map_err(|error| Failure::output(target, error))?;
         Ok(Self {
             target: target.to_owned(),
             spool: BufWriter::with_capacity(1 << 20, file),
-            spool_path,
+            entries: Vec::new(),
+            names: HashSet::new(),
+            written: 0,
+        })
+    }
+
+    /// A dump whose spool takes nothing, as on a full disk; `None` where the system has no such device.
+    #[cfg(test)]
+    pub(crate) fn on_a_full_disk(target: &Path) -> Option<Self> {
+        let full = File::options().write(true).open("/dev/full").ok()?;
+        let spool = BufWriter::with_capacity(0, full);
+        Some(Self {
+            target: target.to_owned(),
+            spool,
             entries: Vec::new(),
             names: HashSet::new(),
             written: 0,
@@ -112,7 +125,9 @@ impl TapDump {
 
     fn write(mut self) -> io::Result<()> {
         self.spool.flush()?;
-        let mapping = Mapping::open(&self.spool_path).map_err(io::Error::other)?;
+        // The only path that leads to a file without a name.
+        let path = format!("/dev/fd/{}", self.spool.get_ref().as_raw_fd());
+        let mapping = Mapping::open(Path::new(&path)).map_err(io::Error::other)?;
         let bytes = mapping.bytes();
         let mut tensors = Vec::with_capacity(self.entries.len());
         for Entry { name, shape, offset, length } in self.entries {
@@ -122,7 +137,8 @@ impl TapDump {
                 .ok_or_else(|| io::Error::other("the spool is shorter than what was written to it"))?;
             tensors.push((name, SpooledTensor { shape, data }));
         }
-        let file = new_file(directory(&self.target))?;
+        let target = resolved(&self.target);
+        let file = new_file(directory(&target))?;
         // `serialize_to_file` replaces the file by one that only its owner may read.
         let permissions = file.as_file().metadata()?.permissions();
         serialize_to_file(tensors, None, file.path()).map_err(|error| match error {
@@ -130,7 +146,7 @@ impl TapDump {
             other => io::Error::other(other),
         })?;
         std::fs::set_permissions(file.path(), permissions)?;
-        file.persist(&self.target)?;
+        file.persist(&target)?;
         Ok(())
     }
 }
@@ -207,6 +223,7 @@ mod tests {
             tap("x-0", DType::F32, [3, 2, 1, 1], bytemuck::cast_slice(&[0f32, 1., 2., 3., 4., -0.]).to_vec());
         let reference = tap("x-0", DType::F16, [2, 1, 1, 1], bytemuck::cast_slice(&halves).to_vec());
         let mut dump = TapDump::create(&target).expect("a spool");
+        assert_eq!(std::fs::read_dir(directory.path()).expect("listable").count(), 0, "it has no name");
         dump.add(0, &Aligned::Pair { subject: subject.clone(), reference, order: 0 }).expect("spooled");
         let view = OwnedTap { data: TapBytes::View, ..subject.clone() };
         dump.add(0, &Aligned::Pair { subject: view.clone(), reference: view, order: 1 }).expect("no values");

@@ -15,7 +15,8 @@ Exit codes:
   2  incomplete: something could not be compared, or nothing was compared
   3  the reference failed: crash, hang, out of memory, bad frame (named in the report)
   4  usage error or bad input file
-  5  internal error";
+  5  internal error
+A process that a signal ends has no code of these; a shell shows 128 + the signal's number.";
 
 /// How the process ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,11 +76,19 @@ impl Failure {
     /// the machine failed (disk full, an error of the device).
     pub fn output(path: &Path, error: io::Error) -> Self {
         use io::ErrorKind::{
-            AlreadyExists, IsADirectory, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem,
+            AlreadyExists, InvalidFilename, InvalidInput, IsADirectory, NotADirectory, NotFound,
+            PermissionDenied, ReadOnlyFilesystem,
         };
         let users_choice = matches!(
             error.kind(),
-            AlreadyExists | IsADirectory | NotADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem
+            AlreadyExists
+                | InvalidFilename
+                | InvalidInput
+                | IsADirectory
+                | NotADirectory
+                | NotFound
+                | PermissionDenied
+                | ReadOnlyFilesystem
         );
         let code = if users_choice { ExitCode::Usage } else { ExitCode::Internal };
         Self { code, error: anyhow::Error::new(error).context(format!("{}: cannot write", path.display())) }

@@ -13,11 +13,12 @@
 //! A string is its length in bytes (u64) and its bytes. An array is its element type (u32), its
 //! count (u64) and its elements. A tensor's offset counts from the start of the data section.
 //!
-//! The reader is strict: it accepts what mainline's `gguf.cpp` accepts and refuses the rest with the
-//! byte offset of the offending field ([`Error::Malformed`](crate::Error::Malformed)), because the
-//! reference's own parser aborts the process on many such files and runs others with wrong weights
-//! (spec §6, 22). Its memory is bounded by the size of the file, whatever the counts in it claim: for
-//! the worst file known, one of tiny nested arrays, five times that size.
+//! The reader is strict: it enforces the limits of mainline's `gguf.cpp` (beyond them it reads nested
+//! arrays and the tensor types of bitnet.cpp) and refuses the rest with the byte offset of the
+//! offending field ([`Error::Malformed`](crate::Error::Malformed)), because the reference's own parser
+//! aborts the process on many such files and runs others with wrong weights (spec §6, 22). Its memory
+//! is bounded by the size of the file, whatever the counts in it claim: for the worst file known, one
+//! of tiny nested arrays, five times that size.
 
 #![forbid(unsafe_code)]
 

@@ -2,7 +2,7 @@
 //! same vectors of eight lanes in the same order.
 //!
 //! What bounds them: `i2_s_gemm` with one token reads 32 bytes per about 20 instructions and is
-//! bound by memory; with four or more tokens it is bound by `vpmaddubsw`. `f16_dot` is bound by
+//! bound by memory; with four or more tokens it is bound by `vpmaddubsw`. `f16_gemm` is bound by
 //! memory on the head and by the conversion on the KV cache.
 
 use std::arch::x86_64::*;

@@ -9,7 +9,9 @@
 //! lanes, four accumulators, fused multiply-add, and the fixed tree
 //! `((a0+a2)+(a1+a3))`, `lo+hi`, `(t0+t1)+(t2+t3)` (spec §4.6). Integer sums are exact in any order.
 
+#[expect(unsafe_code, reason = "loads, stores, and calls that need the CPU's features")]
 mod avx2;
+#[expect(unsafe_code, reason = "loads, stores, and calls that need the CPU's features")]
 mod avx512;
 mod rows;
 mod scalar;
@@ -29,7 +31,7 @@ pub use scalar::Scalar;
 /// An instruction set that the kernels are written for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Isa {
-    /// Plain Rust, any CPU: the definition.
+    /// Plain Rust, on every x86-64 CPU: the definition.
     Scalar,
     /// AVX2 with FMA and F16C, the instruction set of the canonical build.
     Avx2,
@@ -91,7 +93,8 @@ pub trait Kernels: Send + Sync + fmt::Debug {
     ///
     /// `m = max(1e-5, max|x|)` in f64, `scale = (f32)(127/m)`,
     /// `q = clamp(round_half_even(x·scale), -128, 127)` with the product rounded to f32 first.
-    /// `x` and `q` have the same length. A NaN becomes 0 (spec §2.1 has the details).
+    /// `x` and `q` have the same length. The rounding is the reference's bit trick, so that a NaN becomes
+    /// the low bits of its payload: 0 for the usual one.
     fn quantize_activations(&self, x: &[f32], q: &mut [i8]) -> QuantizedRow;
 
     /// `out[token·stride + row] = rescale(Σ_k code[row][k] · q[token][k])` with the true integer sums

@@ -14,7 +14,7 @@ const ACCUMULATORS: usize = 4;
 /// Elements that one step of a dot product takes.
 const STEP: usize = LANES * ACCUMULATORS;
 
-/// The kernels for any CPU.
+/// The kernels that need nothing beyond x86-64.
 #[derive(Debug)]
 pub struct Scalar;
 

@@ -105,11 +105,18 @@ impl HyperParameters {
             let expected = format!("a divisor of attention.head_count = {heads}");
             return Err(keys.bad("attention.head_count_kv", &expected, kv_heads.to_string()));
         }
-        let head_dim = keys.optional_count("attention.key_length")?.unwrap_or(width / heads);
-        if head_dim * heads != width || head_dim % 2 != 0 {
-            let expected = format!(
-                "a number of heads that divides embedding_length = {width} into heads of an even size"
-            );
+        let head_dim = match keys.optional_count("attention.key_length")? {
+            Some(head_dim) if head_dim * heads != width => {
+                let made = head_dim * heads;
+                let why = format!(
+                    "{heads} heads of {head_dim} make {made}, the norm behind them has {width} values"
+                );
+                return Err(keys.unsupported("attention.key_length", &why));
+            }
+            given => given.unwrap_or(width / heads),
+        };
+        if head_dim * heads != width || !head_dim.is_multiple_of(2) {
+            let expected = format!("heads of an even size that together make embedding_length = {width}");
             return Err(keys.bad("attention.head_count", &expected, format!("{heads} heads of {head_dim}")));
         }
         for key in ["attention.value_length", "rope.dimension_count"] {
@@ -119,10 +126,16 @@ impl HyperParameters {
                 return Err(keys.bad(key, &format!("{head_dim}, the size of a head"), found.to_string()));
             }
         }
-        if let Some(Value::U32(experts @ 1..)) = keys.get("expert_count") {
-            return Err(
-                keys.unsupported("expert_count", &format!("{experts} experts; only dense models are run"))
-            );
+        for key in ["expert_count", "expert_used_count"] {
+            match keys.get(key) {
+                None | Some(Value::U32(0)) => {}
+                Some(Value::U32(experts)) => {
+                    return Err(
+                        keys.unsupported(key, &format!("{experts} experts; only dense models are run"))
+                    );
+                }
+                Some(other) => return Err(keys.bad(key, "a u32", describe(other))),
+            }
         }
         let rms_eps = keys.required_f32("attention.layer_norm_rms_epsilon")?;
         if !(rms_eps.is_finite() && rms_eps > 0.0) {
@@ -198,12 +211,10 @@ impl Keys<'_> {
         let Some(Value::Array(array)) = self.get(key) else {
             return self.optional_count(key)?.or(default).ok_or_else(|| self.missing(key));
         };
-        let Array::U32(values) = array else {
-            return Err(self.bad(
-                key,
-                "a u32 or an array of u32",
-                format!("an array of {}", array.element_type()),
-            ));
+        // A single number has to be a u32 for the reference, the numbers of an array i32.
+        let Array::I32(values) = array else {
+            let found = format!("an array of {}", array.element_type());
+            return Err(self.bad(key, "a u32 or an array of i32", found));
         };
         match values.as_slice() {
             [first, ..] if *first > 0 && values.len() == layers => {
@@ -246,10 +257,10 @@ impl Keys<'_> {
     /// Rotary angles. Scaling `none` and `linear` are a plain factor; `yarn` mixes two sets of
     /// angles per dim, which no BitNet model uses.
     fn rope(&self) -> Result<RopeParameters> {
-        let positive = |key: &str, default: f32| match self.optional_f32(key)? {
+        let finite = |key: &str, default: f32| match self.optional_f32(key)? {
             None => Ok(default),
-            Some(value) if value.is_finite() && value > 0.0 => Ok(value),
-            Some(value) => Err(self.bad(key, "a finite number above 0", value.to_string())),
+            Some(value) if value.is_finite() => Ok(value),
+            Some(value) => Err(self.bad(key, "a finite number", value.to_string())),
         };
         let scaled = match self.get("rope.scaling.type") {
             None => true,
@@ -272,12 +283,12 @@ impl Keys<'_> {
         // The reference takes a factor of 0 for "not set".
         let factor = match self.optional_f32(factor_key)? {
             Some(0.0) | None => 1.0,
-            Some(_) => positive(factor_key, 1.0)?,
+            Some(_) => finite(factor_key, 1.0)?,
         };
         Ok(RopeParameters {
-            theta: positive("rope.freq_base", 10_000.0)?,
+            theta: finite("rope.freq_base", 10_000.0)?,
             frequency_scale: if scaled { 1.0 / factor } else { 1.0 },
-            magnitude: positive("rope.scaling.attn_factor", 1.0)?,
+            magnitude: finite("rope.scaling.attn_factor", 1.0)?,
         })
     }
 }

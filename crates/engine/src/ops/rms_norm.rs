@@ -1,12 +1,37 @@
 //! RMSNorm without its gamma (spec §4.1).
 
-/// `out = x · 1/√(mean(x²) + eps)` for one row.
+/// Rows whose sums are taken side by side: each is a chain of dependent additions, and four chains
+/// take no longer than one.
+const ROWS: usize = 4;
+
+/// `out = x · 1/√(mean(x²) + eps)` for every row of `width` elements.
 ///
 /// Squares are rounded to f32, summed one after the other in f64; the mean is rounded to f32, and
 /// everything behind it is f32. The gamma is a separate op with a tap of its own.
-pub fn rms_norm(x: &[f32], eps: f32, out: &mut [f32]) {
-    assert_eq!(x.len(), out.len());
-    let sum = x.iter().fold(0.0f64, |sum, x| sum + f64::from(x * x));
+pub fn rms_norm_rows(x: &[f32], width: usize, eps: f32, out: &mut [f32]) {
+    assert!(width > 0 && x.len() == out.len() && x.len().is_multiple_of(width));
+    let mut groups = x.chunks_exact(ROWS * width);
+    let mut out_rows = out.chunks_exact_mut(width);
+    for group in &mut groups {
+        let mut sums = [0.0f64; ROWS];
+        for k in 0..width {
+            for (row, sum) in sums.iter_mut().enumerate() {
+                let value = group[row * width + k];
+                *sum += f64::from(value * value);
+            }
+        }
+        for ((x, sum), out) in group.chunks_exact(width).zip(sums).zip(&mut out_rows) {
+            scale_row(x, sum, eps, out);
+        }
+    }
+    for (x, out) in groups.remainder().chunks_exact(width).zip(out_rows) {
+        let sum = x.iter().fold(0.0f64, |sum, x| sum + f64::from(x * x));
+        scale_row(x, sum, eps, out);
+    }
+}
+
+/// Multiplies a row by `1/√(mean + eps)`, given the sum of its squares.
+fn scale_row(x: &[f32], sum: f64, eps: f32, out: &mut [f32]) {
     let mean = (sum / x.len() as f64) as f32;
     let scale = 1.0 / (mean + eps).sqrt();
     for (x, out) in x.iter().zip(out) {
@@ -21,16 +46,30 @@ mod tests {
     #[test]
     fn a_constant_row_becomes_ones_and_a_zero_row_stays_zero() {
         let mut out = [0.0; 4];
-        rms_norm(&[3.0; 4], 0.0, &mut out);
+        rms_norm_rows(&[3.0; 4], 4, 0.0, &mut out);
         assert_eq!(out, [1.0; 4]);
-        rms_norm(&[0.0, -0.0, 0.0, 0.0], 1e-5, &mut out);
+        rms_norm_rows(&[0.0, -0.0, 0.0, 0.0], 4, 1e-5, &mut out);
         assert_eq!(out.map(f32::to_bits), [0.0f32, -0.0, 0.0, 0.0].map(f32::to_bits));
     }
 
     #[test]
     fn eps_is_added_inside_the_square_root() {
         let mut out = [0.0];
-        rms_norm(&[1.0], 3.0, &mut out);
+        rms_norm_rows(&[1.0], 1, 3.0, &mut out);
         assert_eq!(out, [0.5]);
+    }
+
+    #[test]
+    fn a_row_gives_the_same_bits_alone_and_among_others() {
+        let width = 37;
+        let x: Vec<f32> = (0..11 * width).map(|i| ((i * 7919 % 1009) as f32 - 500.0) / 77.0).collect();
+        let mut together = vec![0.0; x.len()];
+        rms_norm_rows(&x, width, 1e-5, &mut together);
+        for (x, together) in x.chunks_exact(width).zip(together.chunks_exact(width)) {
+            let mut alone = vec![0.0; width];
+            rms_norm_rows(x, width, 1e-5, &mut alone);
+            let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&alone), bits(together));
+        }
     }
 }

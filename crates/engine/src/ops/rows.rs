@@ -5,7 +5,10 @@ use half::f16;
 use super::matmul::Matrix;
 
 /// `out[:, i] = table[:, ids[i]]`, widened exactly to f32; `table` is `[width, vocabulary]`, `out`
-/// `[width, ids]`. The ids have been checked against the vocabulary.
+/// `[width, ids]`.
+///
+/// # Panics
+/// If an id is outside the table, or the table is ternary: the session and the model have checked both.
 pub fn embed(table: &Matrix<'_>, ids: &[i32], out: &mut [f32]) {
     let width = table.width();
     for (&id, out) in ids.iter().zip(out.chunks_exact_mut(width)) {

@@ -38,19 +38,19 @@ struct Batch<'a> {
 }
 
 impl Evaluation<'_> {
-    /// Evaluates all nodes and returns the logits, `[vocabulary, outputs]`.
+    /// Evaluates all nodes. The logits stay in the buffer of the last one.
     pub(super) fn run(
         &mut self,
         tokens: &[BatchToken],
         cells: &[Cell],
         slot: Range<usize>,
         taps: &mut Option<&mut dyn TapSink>,
-    ) -> Result<&[f32]> {
+    ) -> Result<()> {
         let outputs: Vec<usize> = (0..tokens.len()).filter(|&index| tokens[index].output).collect();
-        let attended = self.cache.cells.attended();
+        let attended = self.cache.cells().attended();
         let extents = Extents { tokens: tokens.len(), outputs: outputs.len(), cells: attended };
         let batch = Batch { tokens, slot, outputs, extents };
-        self.cache.cells.mask(cells, attended, &mut self.scratch.mask);
+        self.cache.cells().mask(cells, attended, &mut self.scratch.mask);
         self.scratch.begin();
 
         let model = self.model;
@@ -62,8 +62,12 @@ impl Evaluation<'_> {
                 self.hand_over(id, node, &batch, &mut names, &mut **sink)?;
             }
         }
-        let last = NodeId(model.graph().nodes.len() - 1);
-        Ok(self.values(last))
+        Ok(())
+    }
+
+    /// The logits of the evaluation, `[vocabulary, outputs]`.
+    pub(super) fn logits(&self) -> &[f32] {
+        self.values(NodeId(self.model.graph().nodes.len() - 1))
     }
 
     /// The f32 values of a node, through any views.
@@ -100,16 +104,16 @@ impl Evaluation<'_> {
             Op::RmsNorm { eps } => {
                 let x = self.values(node.inputs[0]);
                 threads.split(out, width, |range, out| {
-                    for (row, out) in range.zip(out.chunks_exact_mut(width)) {
-                        rms_norm::rms_norm(&x[row * width..(row + 1) * width], *eps, out);
-                    }
+                    rms_norm::rms_norm_rows(&x[range.start * width..range.end * width], width, *eps, out);
                 });
             }
             Op::MulWeight { gamma } => {
-                elementwise::mul_rows(self.values(node.inputs[0]), model.vector(*gamma), out);
+                let (x, gamma) = (self.values(node.inputs[0]), model.vector(*gamma));
+                threads.split_rows(out, width, |row, out| elementwise::mul(&x[row], gamma, out));
             }
             Op::AddWeight { bias } => {
-                elementwise::add_rows(self.values(node.inputs[0]), model.vector(*bias), out);
+                let (x, bias) = (self.values(node.inputs[0]), model.vector(*bias));
+                threads.split_rows(out, width, |row, out| elementwise::add(&x[row], bias, out));
             }
             Op::MatMul { weight } => self.matmul(input(self, 0), *weight, out),
             Op::Rope { parameters, factors } => {
@@ -117,10 +121,11 @@ impl Evaluation<'_> {
                 let half = width / 2;
                 let heads = batch.extents.resolve(node.dims[1]);
                 let x = self.values(node.inputs[0]);
-                for (row, out) in out.chunks_exact_mut(width).enumerate() {
-                    let rotations = &self.scratch.rotations[row / heads * half..][..half];
-                    rope::rotate(&x[row * width..(row + 1) * width], rotations, out);
-                }
+                let rotations = &self.scratch.rotations;
+                threads.split_rows(out, width, |row, out| {
+                    let token = row.start / width / heads;
+                    rope::rotate(&x[row], &rotations[token * half..][..half], out);
+                });
             }
             Op::Kq => {
                 self.round(node.inputs[1]);
@@ -140,7 +145,7 @@ impl Evaluation<'_> {
             }
             Op::Kqv => {
                 self.round(node.inputs[1]);
-                let (shape, size) = (self.attention_shape(batch), self.cache.cells.size());
+                let (shape, size) = (self.attention_shape(batch), self.cache.cells().size());
                 let values = self.cache.values(node.layer.unwrap_or_default());
                 attention::kqv(self.kernels, threads, shape, &self.scratch.rounded, values, size, out);
             }
@@ -148,10 +153,22 @@ impl Evaluation<'_> {
                 attention::merge_heads(self.attention_shape(batch), self.values(node.inputs[0]), out);
             }
             Op::SelectOutputs => rows::select(self.values(node.inputs[0]), width, &batch.outputs, out),
-            Op::Add => elementwise::add(self.values(node.inputs[0]), self.values(node.inputs[1]), out),
-            Op::Mul => elementwise::mul(self.values(node.inputs[0]), self.values(node.inputs[1]), out),
-            Op::Relu => elementwise::relu(self.values(node.inputs[0]), out),
-            Op::Square => elementwise::square(self.values(node.inputs[0]), out),
+            Op::Add => {
+                let (x, y) = (self.values(node.inputs[0]), self.values(node.inputs[1]));
+                threads.split_rows(out, width, |row, out| elementwise::add(&x[row.clone()], &y[row], out));
+            }
+            Op::Mul => {
+                let (x, y) = (self.values(node.inputs[0]), self.values(node.inputs[1]));
+                threads.split_rows(out, width, |row, out| elementwise::mul(&x[row.clone()], &y[row], out));
+            }
+            Op::Relu => {
+                let x = self.values(node.inputs[0]);
+                threads.split_rows(out, width, |row, out| elementwise::relu(&x[row], out));
+            }
+            Op::Square => {
+                let x = self.values(node.inputs[0]);
+                threads.split_rows(out, width, |row, out| elementwise::square(&x[row], out));
+            }
         }
     }
 

@@ -77,17 +77,20 @@ impl Session {
         }
         let hyper = model.hyper();
         let size = settings.context.next_multiple_of(CELL_PADDING);
-        let elements = size.checked_mul(hyper.kv_width()).and_then(|n| n.checked_mul(4 * hyper.layers));
-        if elements.is_none_or(|bytes| isize::try_from(bytes).is_err()) {
-            return Err(Error::BadSetting(format!(
-                "context: a cache of {size} cells does not fit in memory"
-            )));
+        let cache = KvCache::new(hyper.layers, hyper.kv_width(), size).ok_or_else(|| {
+            Error::BadSetting(format!("context: a cache of {size} cells does not fit in memory"))
+        })?;
+        // The largest buffers of an evaluation: attention scores and logits.
+        let micro_batch = settings.micro_batch.min(size);
+        let widest = size.checked_mul(hyper.heads).map(|scores| scores.max(hyper.vocabulary));
+        let largest = widest.and_then(|values| values.checked_mul(micro_batch * size_of::<f32>()));
+        if largest.is_none_or(|bytes| isize::try_from(bytes).is_err()) {
+            return Err(Error::BadSetting(format!("micro-batch: {micro_batch} tokens do not fit in memory")));
         }
-        let cache = KvCache::new(hyper.layers, hyper.kv_width(), size);
         Ok(Self {
             kernels: kernels::select(settings.kernel)?,
             threads: Threads::new(settings.threads)?,
-            micro_batch: settings.micro_batch,
+            micro_batch,
             cache,
             scratch: Scratch::new(model.graph()),
             logits: Vec::new(),
@@ -102,14 +105,21 @@ impl Session {
     /// # Errors
     /// [`Error::BadBatch`], [`Error::TokenOutOfRange`], [`Error::ContextFull`], or
     /// [`Error::Stopped`] if the sink asked for it. The session stays usable, and its cache holds
-    /// the same tokens as before the call.
+    /// the same tokens as before the call. (The reference keeps the micro-batches in front of the one
+    /// that did not fit.)
     pub fn decode(&mut self, batch: &[BatchToken], mut taps: Option<&mut dyn TapSink>) -> Result<()> {
         self.check(batch)?;
-        let before = self.cache.cells.clone();
+        // Whether everything fits is tried on a copy first, so that nothing of a batch is stored that
+        // does not fit as a whole.
+        let before = self.cache.cells().clone();
+        let mut trial = before.clone();
+        for micro_batch in batch.chunks(self.micro_batch) {
+            trial.store(&cells(micro_batch))?;
+        }
         self.logits.clear();
         for micro_batch in batch.chunks(self.micro_batch) {
             if let Err(error) = self.decode_micro_batch(micro_batch, &mut taps) {
-                self.cache.cells = before;
+                *self.cache.cells_mut() = before;
                 self.logits.clear();
                 return Err(error);
             }
@@ -141,9 +151,8 @@ impl Session {
         batch: &[BatchToken],
         taps: &mut Option<&mut dyn TapSink>,
     ) -> Result<()> {
-        let tokens: Vec<Cell> =
-            batch.iter().map(|t| Cell { position: t.position, sequence: t.sequence }).collect();
-        let slot = self.cache.cells.store(&tokens)?;
+        let tokens = cells(batch);
+        let slot = self.cache.cells_mut().store(&tokens)?;
         let mut evaluation = Evaluation {
             model: &self.model,
             kernels: self.kernels,
@@ -151,8 +160,12 @@ impl Session {
             cache: &mut self.cache,
             scratch: &mut self.scratch,
         };
-        let logits = evaluation.run(batch, &tokens, slot, taps)?;
-        self.logits.extend_from_slice(logits);
+        match taps {
+            // A receiver of taps is bound to the calling thread.
+            Some(_) => evaluation.run(batch, &tokens, slot, taps)?,
+            None => self.threads.inside(|| evaluation.run(batch, &tokens, slot, &mut None))?,
+        }
+        self.logits.extend_from_slice(evaluation.logits());
         Ok(())
     }
 
@@ -168,7 +181,7 @@ impl Session {
 
     /// Forgets all tokens.
     pub fn clear(&mut self) {
-        self.cache.cells.clear();
+        self.cache.clear();
     }
 
     /// The model.
@@ -180,4 +193,9 @@ impl Session {
     pub fn kernel(&self) -> Isa {
         self.kernels.isa()
     }
+}
+
+/// What the cache keeps of the tokens of a batch.
+fn cells(batch: &[BatchToken]) -> Vec<Cell> {
+    batch.iter().map(|token| Cell { position: token.position, sequence: token.sequence }).collect()
 }

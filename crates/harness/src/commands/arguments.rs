@@ -1,13 +1,16 @@
 //! The flags that every comparing command takes.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::anyhow;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, value_parser};
 use engine::kernels::Isa;
 use engine::model::HyperParameters;
 
+use super::paths::{Named, check_distinct};
 use crate::case::{LayerSelection, LogitSelection, MAX_MICRO_BATCH};
 use crate::engines::ReferenceOptions;
 use crate::exit::Failure;
@@ -99,7 +102,7 @@ pub struct PromptArgs {
     pub file: Option<PathBuf>,
 
     /// Prompt in token ids
-    #[arg(long, value_name = "1,2,3", value_delimiter = ',', allow_hyphen_values = true)]
+    #[arg(long, value_name = "1,2,3", value_delimiter = ',', allow_hyphen_values = true, value_parser = parse_token)]
     pub tokens: Option<Vec<i32>>,
 }
 
@@ -112,16 +115,57 @@ pub enum KernelChoice {
     Named(Isa),
 }
 
+/// The instruction set that a flag names, or else the variable `BITNET_KERNEL`; `None` is the best.
+fn kernel(flag: Option<KernelChoice>) -> Result<Option<Isa>, Failure> {
+    let choice = match flag {
+        Some(choice) => choice,
+        None => variable(std::env::var_os("BITNET_KERNEL"))?,
+    };
+    Ok(match choice {
+        KernelChoice::Auto => None,
+        KernelChoice::Named(isa) => Some(isa),
+    })
+}
+
+/// The kernel that a value of `BITNET_KERNEL` names. Set to nothing it is not set.
+fn variable(value: Option<OsString>) -> Result<KernelChoice, Failure> {
+    let Some(value) = value.filter(|value| !value.is_empty()) else {
+        return Ok(KernelChoice::Auto);
+    };
+    let name =
+        value.to_str().ok_or_else(|| Failure::usage(anyhow!("BITNET_KERNEL: {value:?} is not UTF-8")))?;
+    parse_kernel(name).map_err(|error| Failure::usage(anyhow::Error::new(error).context("BITNET_KERNEL")))
+}
+
+/// A token id, with spaces around it allowed: `--tokens "1, 2, 3"`.
+fn parse_token(text: &str) -> Result<i32, std::num::ParseIntError> {
+    text.trim().parse()
+}
+
 fn parse_kernel(name: &str) -> Result<KernelChoice, engine::Error> {
     if name == "auto" { Ok(KernelChoice::Auto) } else { name.parse().map(KernelChoice::Named) }
 }
 
 impl RunArgs {
-    /// Checks what can be checked before any work: the output files.
+    /// Checks what can be checked before any work: the output files. They can be written, and none of them
+    /// is `model`, another input or another output.
     ///
     /// # Errors
     /// Exit 4 with the path.
-    pub fn check_paths(&self) -> Result<(), Failure> {
+    pub fn check_paths(&self, model: Option<&Path>) -> Result<(), Failure> {
+        let named = |role, path| Named { role, path };
+        let prompt = self.prompt.file.as_deref().filter(|&path| path != Path::new("-"));
+        let inputs: Vec<_> = [
+            model.map(|path| named("the model", path)),
+            prompt.map(|path| named("the prompt's file", path)),
+            self.reference_library.as_deref().map(|path| named("the reference's library", path)),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        let reports = self.reports.iter().map(|report| named("--report", report.path.as_path()));
+        let dump = self.dump_taps.as_deref().map(|path| named("--dump-taps", path));
+        check_distinct(&inputs, &reports.chain(dump).collect::<Vec<_>>())?;
         for report in &self.reports {
             output::check_writable(&report.path)?;
         }
@@ -147,16 +191,7 @@ impl RunArgs {
     /// # Errors
     /// Exit 4: the variable names no kernel.
     pub fn kernel(&self) -> Result<Option<Isa>, Failure> {
-        let choice = match (self.kernel, std::env::var("BITNET_KERNEL")) {
-            (Some(choice), _) => choice,
-            (None, Ok(name)) => parse_kernel(&name)
-                .map_err(|error| Failure::usage(anyhow::Error::new(error).context("BITNET_KERNEL")))?,
-            (None, Err(_)) => KernelChoice::Auto,
-        };
-        Ok(match choice {
-            KernelChoice::Auto => None,
-            KernelChoice::Named(isa) => Some(isa),
-        })
+        kernel(self.kernel)
     }
 
     /// How the reference is started.
@@ -220,6 +255,26 @@ mod tests {
             assert_eq!(threads("", 30, cpus), (expected, expected), "{cpus} CPUs");
         }
         assert_eq!(threads("", 6, 16), (8, 1), "the reference on a small model");
+    }
+
+    #[test]
+    fn a_variable_that_is_set_to_nothing_is_not_set() {
+        use std::os::unix::ffi::OsStringExt;
+        assert_eq!(variable(None).ok(), Some(KernelChoice::Auto));
+        assert_eq!(variable(Some(OsString::new())).ok(), Some(KernelChoice::Auto));
+        assert_eq!(variable(Some("scalar".into())).ok(), Some(KernelChoice::Named(Isa::Scalar)));
+        for value in [OsString::from("mmx"), OsString::from_vec(vec![b'a', 0xff])] {
+            let failure = variable(Some(value)).expect_err("no kernel");
+            assert_eq!(failure.code(), crate::exit::ExitCode::Usage);
+            assert!(failure.to_string().starts_with("BITNET_KERNEL: "), "{failure}");
+        }
+    }
+
+    #[test]
+    fn token_ids_may_have_spaces_around_them() {
+        let words = ["check", "--tokens", "1, 2 ,-3"];
+        let command = Command::try_parse_from(words).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(command.run.prompt.tokens, Some(vec![1, 2, -3]));
     }
 
     #[test]

@@ -87,14 +87,15 @@ impl ModelUnderTest<'_> {
 }
 
 /// Runs both engines on the model, compares every tap and writes the reports. A reference that fails
-/// leads to a report too, with everything that was compared until then.
+/// leads to a report too, with everything that was compared until then, and so does an output that cannot
+/// be written.
 ///
 /// # Errors
 /// Exit 4 for input that cannot be used, exit 5 for faults of this program; the reports are then not
 /// written.
 pub fn check(model: &ModelUnderTest<'_>, args: &RunArgs, default_steps: usize) -> Result<ExitCode, Failure> {
     let started = Instant::now();
-    args.check_paths()?;
+    args.check_paths(Some(model.path))?;
     let prompt = Prompt::read(&args.prompt)?;
     prompt.check_not_empty()?;
     // The subject's loader is first: it refuses broken files with an error, where the reference's
@@ -113,14 +114,16 @@ pub fn check(model: &ModelUnderTest<'_>, args: &RunArgs, default_steps: usize) -
             threads.1
         ));
     }
-    let mut run = Run::new(model, &opened, threads);
-    let outcome = run.execute(model, &opened, args, &prompt, args.steps.unwrap_or(default_steps), started);
+    let steps = args.steps.unwrap_or(default_steps);
+    let known = known_run(&prompt, steps, &model.layers, args);
+    let mut run = Run::new(model, &opened, threads, known);
+    let outcome = run.execute(model, &opened, args, &prompt, steps, started);
     let failure = match outcome {
         Ok(()) => None,
         Err(Stop::Reference(failure)) => {
             // The report has the whole story.
-            complain(&format!("error: {}", failure.to_string().lines().next().unwrap_or_default()));
-            Some(FailureReport::from(&*failure))
+            complain(&format!("error: {}", failure.headline()));
+            Some(FailureReport::new(&failure, run.comparison.batches()))
         }
         Err(Stop::Other(failure)) => return Err(failure),
     };
@@ -133,8 +136,28 @@ pub fn check(model: &ModelUnderTest<'_>, args: &RunArgs, default_steps: usize) -
         total: milliseconds(started.elapsed()),
     };
     let report = Report::new(run.manifest, run.comparison, failure, timing);
-    output::write(&report, args.format, args.detail, &args.reports)?;
+    let written = output::write(&report, args.format, args.detail, &args.reports);
+    // The verdict is told before an output that could not be written ends the program.
+    run.dumped.and(written)?;
     Ok(report.verdict.exit_code())
+}
+
+/// What is known of a run before the reference has made tokens of the prompt.
+fn known_run(prompt: &Prompt, steps: usize, layers: &LayerSelection, args: &RunArgs) -> RunManifest {
+    let (origin, prompt_tokens) = match prompt {
+        Prompt::Text(_) => ("a text, not tokenised", None),
+        Prompt::Tokens(tokens) => (prompt.origin(), Some(tokens.len())),
+    };
+    RunManifest {
+        prompt: origin.to_owned(),
+        prompt_tokens,
+        steps,
+        layers: layers.to_string(),
+        logits: args.logits.to_string(),
+        micro_batch: args.micro_batch,
+        context: None,
+        reproduce: None,
+    }
 }
 
 /// Why a run ended early.
@@ -174,10 +197,17 @@ struct Run {
     threads: (usize, usize),
     comparison: Comparison,
     setup_time: Duration,
+    /// How the dump of the taps went, where there is one.
+    dumped: Result<(), Failure>,
 }
 
 impl Run {
-    fn new(under_test: &ModelUnderTest<'_>, model: &Model, threads: (usize, usize)) -> Self {
+    fn new(
+        under_test: &ModelUnderTest<'_>,
+        model: &Model,
+        threads: (usize, usize),
+        run: RunManifest,
+    ) -> Self {
         let manifest = Manifest {
             tool: Tool::default(),
             model: ModelManifest::new(under_test.name(), model.hyper()),
@@ -186,9 +216,10 @@ impl Run {
             cpu: Cpu::detect(),
             threads: threads.0,
             seed: under_test.seed,
-            run: RunManifest::default(),
+            run,
         };
-        Self { manifest, threads, comparison: Comparison::default(), setup_time: Duration::ZERO }
+        let (comparison, setup_time) = (Comparison::default(), Duration::ZERO);
+        Self { manifest, threads, comparison, setup_time, dumped: Ok(()) }
     }
 
     fn execute(
@@ -236,9 +267,8 @@ impl Run {
         let mut engines = Engines { subject: &mut subject, reference: &mut reference };
         let outcome = self.comparison.run(&case, &mut engines, &mut watcher);
         // What was dumped until a failure is what is needed to understand it.
-        let dumped = watcher.finish();
+        self.dumped = watcher.finish();
         outcome?;
-        dumped?;
         self.name_tokens(&mut reference)?;
         Ok(())
     }

@@ -34,7 +34,7 @@ pub struct DemoArgs {
 /// # Errors
 /// As [`check`]; exit 5 if the temporary directory cannot be written.
 pub fn run(args: &DemoArgs) -> Result<ExitCode, Failure> {
-    args.run.check_paths()?;
+    args.run.check_paths(None)?;
     let directory =
         tempfile::Builder::new().prefix("parity-check-demo-").tempdir().map_err(Failure::internal)?;
     let path = directory.path().join("demo.gguf");

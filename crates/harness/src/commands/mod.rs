@@ -4,6 +4,7 @@ pub mod arguments;
 pub mod check;
 pub mod demo;
 mod model_hash;
+mod paths;
 mod progress;
 mod prompt;
 pub mod reference_child;

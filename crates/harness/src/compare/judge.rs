@@ -1,4 +1,4 @@
-//! The judgement of one aligned tap: presence, then shape, then dtype, then values.
+//! The judgement of one aligned tap: presence, then shape, then dtype, then op, then values.
 
 use engine::tap::{DType, TapKey};
 
@@ -56,6 +56,10 @@ fn judge_pair(subject: &OwnedTap, reference: &OwnedTap) -> Judgement {
     if subject.dtype != reference.dtype {
         return diverged(format!("dtype: subject {}, reference {}", subject.dtype, reference.dtype));
     }
+    // Both sides use ggml's words. Equal values of another op agree by chance.
+    if subject.op != reference.op {
+        return diverged(format!("op: subject {}, reference {}", subject.op, reference.op));
+    }
     let ElementType::Known(dtype) = subject.dtype else {
         return unmeasured("the dtype cannot be compared");
     };
@@ -110,14 +114,23 @@ fn view(key: &TapKey, op: &str) -> Judgement {
     }
 }
 
-/// The rule is about bits: one differing bit is a divergence, whatever the values mean, and NaNs with
-/// the same bits are exact. They are noted, because a run full of NaN must not look healthy.
+/// The rule is about bits: one differing bit is a divergence, whatever the values mean, infinities and
+/// zeros included. NaN is the exception. Against a number it diverges; on both sides it measures
+/// nothing, because everything computed from it is NaN in a right engine and in a wrong one.
 fn values(metrics: Metrics) -> Judgement {
-    let verdict = if metrics.differing == 0 { TapVerdict::Exact } else { TapVerdict::Diverged };
-    let note = metrics.holds_nan().then(|| {
-        format!("NaN: {} in the subject, {} in the reference", metrics.nan_subject, metrics.nan_reference)
-    });
-    Judgement { verdict, reason: None, note, metrics: Some(metrics), view: None }
+    let (verdict, reason, note) = if metrics.differing > 0 {
+        let note = metrics.holds_nan().then(|| {
+            format!("NaN: {} in the subject, {} in the reference", metrics.nan_subject, metrics.nan_reference)
+        });
+        (TapVerdict::Diverged, None, note)
+    } else if metrics.holds_nan() {
+        let reason =
+            format!("holds NaN: {} of {} elements, on both sides", metrics.nan_reference, metrics.elements);
+        (TapVerdict::Unmeasured, Some(reason), None)
+    } else {
+        (TapVerdict::Exact, None, None)
+    };
+    Judgement { verdict, reason, note, metrics: Some(metrics), view: None }
 }
 
 #[cfg(test)]
@@ -181,14 +194,40 @@ mod tests {
     }
 
     #[test]
-    fn nan_is_noted_when_equal_and_diverges_when_not() {
+    fn nan_on_both_sides_measures_nothing_and_against_a_number_diverges() {
         let nan = tap("x", "ADD", values([f32::NAN, 2.0]));
-        let equal = pair(nan.clone(), nan.clone());
-        assert_eq!(equal.verdict, TapVerdict::Exact);
-        assert_eq!(equal.note.as_deref(), Some("NaN: 1 in the subject, 1 in the reference"));
-        assert_eq!(pair(nan.clone(), tap("x", "ADD", values([1.0, 2.0]))).verdict, TapVerdict::Diverged);
-        let other_nan = tap("x", "ADD", values([f32::from_bits(0x7fc0_0001), 2.0]));
-        assert_eq!(pair(nan, other_nan).verdict, TapVerdict::Diverged);
+        // The same bits, another payload, another sign.
+        for bits in [0x7fc0_0000, 0x7fc0_0001, 0xffc0_0000] {
+            let judgement = pair(nan.clone(), tap("x", "ADD", values([f32::from_bits(bits), 2.0])));
+            assert_eq!(judgement.verdict, TapVerdict::Unmeasured, "{bits:#x}");
+            assert_eq!(judgement.reason.as_deref(), Some("holds NaN: 1 of 2 elements, on both sides"));
+            assert!(judgement.metrics.is_some_and(|metrics| metrics.differing == 0));
+        }
+        let against = pair(nan.clone(), tap("x", "ADD", values([1.0, 2.0])));
+        assert_eq!(against.verdict, TapVerdict::Diverged);
+        assert_eq!(against.note.as_deref(), Some("NaN: 1 in the subject, 0 in the reference"));
+        let beside = pair(nan.clone(), tap("x", "ADD", values([f32::NAN, 3.0])));
+        assert_eq!(beside.verdict, TapVerdict::Diverged, "a number beside the NaN differs");
+        assert_eq!(beside.metrics.and_then(|metrics| metrics.first).map(|first| first.index), Some(1));
+    }
+
+    #[test]
+    fn infinities_are_compared_by_their_bits() {
+        let infinite = tap("x", "ADD", values([f32::INFINITY, 2.0]));
+        assert_eq!(pair(infinite.clone(), infinite.clone()).verdict, TapVerdict::Exact);
+        for other in [f32::NEG_INFINITY, f32::MAX, f32::NAN] {
+            let judgement = pair(infinite.clone(), tap("x", "ADD", values([other, 2.0])));
+            assert_eq!(judgement.verdict, TapVerdict::Diverged, "{other}");
+        }
+    }
+
+    #[test]
+    fn another_op_is_found_even_where_the_values_agree() {
+        let judgement = pair(tap("x", "ADD", values([1.0, 2.0])), tap("x", "MUL", values([1.0, 2.0])));
+        assert_eq!(judgement.verdict, TapVerdict::Diverged);
+        assert_eq!(judgement.reason.as_deref(), Some("op: subject ADD, reference MUL"));
+        let view = pair(tap("q-0", "PERMUTE", TapBytes::View), tap("q-0", "RESHAPE", TapBytes::View));
+        assert_eq!(view.verdict, TapVerdict::Diverged, "the op of a view is compared too");
     }
 
     #[test]

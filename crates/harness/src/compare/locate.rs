@@ -1,4 +1,4 @@
-//! Which token an element of a tap belongs to.
+//! Which token, or which cell of the KV cache, an element of a tap belongs to.
 
 use crate::compare::metrics::coordinates;
 use engine::session::BatchToken;
@@ -21,22 +21,36 @@ impl BatchShape {
     }
 }
 
-/// The token of the batch, counted from 0, that element `index` of a tap belongs to; for the cache
-/// views `k` and `v`, which hold earlier batches too, the cell of the cache.
+/// The cell of the KV cache that element `index` of a tap belongs to. Only the views of the cache, `k` and
+/// `v`, have cells; they hold earlier batches too, so none of their coordinates is a token of this one.
+pub fn cell_of(stem: &str, dims: [usize; 4], index: usize) -> Option<usize> {
+    let [first, second, ..] = coordinates(dims, index);
+    match stem {
+        // `[head_dim, cells, kv heads]`.
+        "k" => Some(second),
+        // `[cells, head_dim, kv heads]`.
+        "v" => Some(first),
+        _ => None,
+    }
+}
+
+/// The token of the batch, counted from 0, that element `index` of a tap belongs to.
 ///
-/// `None` where the tap's shape does not tell.
+/// `None` for the views of the cache (see [`cell_of`]) and where the tap's shape does not tell.
 pub fn token_of(stem: &str, dims: [usize; 4], index: usize, batch: &BatchShape) -> Option<usize> {
     let [first, second, third, _] = coordinates(dims, index);
+    let in_batch = |token: usize| (token < batch.tokens).then_some(token);
     let coordinate = match stem {
-        // `[head_dim, cells, kv heads]` and `[cells, head_dim, kv heads]`.
-        "k" => return Some(second),
-        "v" => return Some(first),
+        "k" | "v" => return None,
+        // The copies into the cache hold every token of the batch, also in the last layer, and their dims
+        // must not be taken for the rows of its row selection. One-dimensional, `kv width · tokens`:
+        "k_cache_view (copy of Kcur)" => {
+            return in_batch(index / (dims[0] / batch.tokens.max(1)).max(1));
+        }
+        // `[tokens, kv width]`.
+        "v_cache_view (copy of Vcur (transposed))" => return in_batch(first),
         // `[·, tokens, heads]`.
         "kq" | "kq_soft_max_ext" | "kqv" => second,
-        // One-dimensional, `kv width · tokens`.
-        "k_cache_view (copy of Kcur)" => index / (dims[0] / batch.tokens.max(1)).max(1),
-        // `[tokens, kv width]`.
-        "v_cache_view (copy of Vcur (transposed))" => first,
         // `[head_dim, heads, tokens]` behind the rotation, `[width, tokens]` before it and elsewhere.
         "Qcur" | "Kcur" if dims[2] > 1 || dims[1] != batch.tokens => third,
         _ if dims[2] == 1 && dims[3] == 1 => second,
@@ -46,7 +60,7 @@ pub fn token_of(stem: &str, dims: [usize; 4], index: usize, batch: &BatchShape) 
     if dims[1] != batch.tokens && dims[1] == batch.outputs.len() && dims[2] == 1 {
         return batch.outputs.get(coordinate).copied();
     }
-    (coordinate < batch.tokens).then_some(coordinate)
+    in_batch(coordinate)
 }
 
 #[cfg(test)]
@@ -63,8 +77,6 @@ mod tests {
             ("k_cache_view (copy of Kcur)", [640, 1, 1, 1], 128 * 3 + 1, 3),
             ("v_cache_view (copy of Vcur (transposed))", [5, 128, 1, 1], 5 * 9 + 2, 2),
             ("kq", [32, 5, 4, 1], 32 * 5 + 32 * 4, 4),
-            ("k", [64, 32, 2, 1], 64 * 31, 31),
-            ("v", [32, 64, 2, 1], 32 * 3 + 6, 6),
         ] {
             assert_eq!(token_of(stem, dims, index, &batch), Some(token), "{stem} {dims:?}");
         }
@@ -75,6 +87,29 @@ mod tests {
         let batch = BatchShape { tokens: 5, outputs: vec![1, 4] };
         assert_eq!(token_of("l_out", [256, 2, 1, 1], 256, &batch), Some(4));
         assert_eq!(token_of("l_out", [256, 5, 1, 1], 256, &batch), Some(1));
+    }
+
+    #[test]
+    fn the_copies_into_the_cache_hold_every_token_whatever_the_row_selection() {
+        // kv width 128, 5 tokens; one output, and as many outputs as the kv width has rows.
+        let last = BatchShape { tokens: 5, outputs: vec![4] };
+        assert_eq!(token_of("k_cache_view (copy of Kcur)", [640, 1, 1, 1], 128 + 1, &last), Some(1));
+        let copy_of_v = "v_cache_view (copy of Vcur (transposed))";
+        assert_eq!(token_of(copy_of_v, [5, 128, 1, 1], 5 * 9 + 2, &last), Some(2));
+        let as_many = BatchShape { tokens: 5, outputs: vec![1, 4] };
+        assert_eq!(token_of(copy_of_v, [5, 2, 1, 1], 5 + 3, &as_many), Some(3));
+    }
+
+    #[test]
+    fn the_views_of_the_cache_have_cells_and_no_token() {
+        let batch = BatchShape { tokens: 32, outputs: vec![0] };
+        for (stem, dims, index, cell) in
+            [("k", [64, 32, 2, 1], 64 * 31, Some(31)), ("v", [32, 64, 2, 1], 32 * 3 + 6, Some(6))]
+        {
+            assert_eq!(cell_of(stem, dims, index), cell);
+            assert_eq!(token_of(stem, dims, index, &batch), None, "{stem}");
+        }
+        assert_eq!(cell_of("kq", [32, 5, 4, 1], 32 * 5), None);
     }
 
     #[test]

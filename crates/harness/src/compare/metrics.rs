@@ -6,6 +6,9 @@
 //!   with −0 directly below +0. Two numbers are 0 ULP apart exactly when their bits are equal; −0 and
 //!   +0 are 1 apart, the smallest negative and the smallest positive subnormal 3, the largest finite
 //!   number and infinity 1. A NaN has no distance and is counted instead.
+//! * **NaN on both sides** of a pair is not a difference, whatever sign and payload: which of two NaN
+//!   operands an instruction hands on is the compiler's choice, not arithmetic. It is not agreement
+//!   either; the counts tell, and the judge does not call such a tap exact.
 //! * **Averages** (NMSE, cosine, worst row) and `max_abs`/`max_rel` cover pairs of finite numbers. As
 //!   soon as either side holds a NaN or an infinity, NMSE, cosine and the worst row are `None`: an
 //!   average over what is left would hide it.
@@ -21,7 +24,7 @@ use serde::Serialize;
 pub struct Metrics {
     /// Elements of either side.
     pub elements: usize,
-    /// Elements whose bits differ.
+    /// Elements whose bits differ and that are not NaN on both sides.
     pub differing: usize,
     /// Largest distance in ULP over the pairs without a NaN.
     pub max_ulp: Option<u64>,
@@ -47,7 +50,7 @@ pub struct Metrics {
     pub inf_reference: usize,
     /// The row with the largest `Σ(s − r)²`; `None` when nothing differs.
     pub worst_row: Option<usize>,
-    /// The first element whose bits differ.
+    /// The first element that is counted in `differing`.
     pub first: Option<Difference>,
 }
 
@@ -248,7 +251,7 @@ fn different<E: Element>(dims: [usize; 4], subject: &[u8], reference: &[u8]) -> 
             count_special::<E>(&mut metrics, s, r);
             let ulp = (!E::is_nan(s) && !E::is_nan(r)).then(|| E::position(s).abs_diff(E::position(r)));
             metrics.max_ulp = metrics.max_ulp.max(ulp);
-            if s != r {
+            if s != r && !(E::is_nan(s) && E::is_nan(r)) {
                 metrics.differing += 1;
                 metrics.first.get_or_insert_with(|| Difference {
                     index,

@@ -12,12 +12,12 @@ use serde::Serialize;
 
 use super::align::Aligned;
 use super::judge::{Judgement, judge, judge_logits};
-use super::locate::{BatchShape, token_of};
+use super::locate::{BatchShape, cell_of, token_of};
 use super::lockstep::{BatchEnd, Engines, run_batch};
 use super::logits::{self, LogitMetrics};
 use super::metrics::Metrics;
 use super::verdict::{Blame, Counts, Mode, TapVerdict};
-use crate::case::Case;
+use crate::case::{Case, LayerSelection};
 use crate::engines::EngineFailure;
 use crate::exit::Failure;
 
@@ -56,9 +56,10 @@ pub struct TapResult {
     pub reason: Option<String>,
     /// Something to know that does not change the verdict.
     pub note: Option<String>,
-    /// The token of the batch that the first differing element belongs to; for `k` and `v` the cell of
-    /// the cache.
+    /// The token of the batch that the first differing element belongs to.
     pub token: Option<usize>,
+    /// The cell of the KV cache that it belongs to, for the views of the cache, `k` and `v`.
+    pub cell: Option<usize>,
     /// How far apart the values are.
     pub metrics: Option<Metrics>,
     /// What is measured on logits beyond that.
@@ -140,6 +141,9 @@ pub struct Comparison {
     pub views: BTreeMap<&'static str, ViewCount>,
     /// The tokens that were fed.
     pub tokens: Vec<TokenRecord>,
+    /// Whether taps before the first divergence were left out because their layers are not selected: it
+    /// need not be where the two sides part.
+    pub unselected_before_divergence: bool,
     /// Time spent on the prompt.
     pub prompt_time: Duration,
     /// Time spent on the greedy steps.
@@ -163,23 +167,26 @@ impl Comparison {
             let source = TokenSource::Prompt;
             self.tokens.push(TokenRecord { position, id, text: None, source, subject: None, agree: None });
         }
-        let started = Instant::now();
+        let layers = &case.settings.layers;
         let mut end = BatchEnd::default();
         for batch in case.prompt_batches() {
-            end = self.batch(engines, &batch, observer)?;
+            let started = Instant::now();
+            let done = self.batch(engines, &batch, layers, observer);
+            // Also where the batch failed: the time is gone.
+            self.prompt_time += started.elapsed();
+            end = done?;
         }
-        self.prompt_time = started.elapsed();
-        let started = Instant::now();
         let mut next = self.greedy(&end, case.tokens.len());
         for step in 0..case.steps {
             let Some(record) = next.take() else { break };
             let batch = Case::step_batch(record.id, record.position as i32);
             self.tokens.push(record);
-            let end = self.batch(engines, &batch, observer)?;
-            next = self.greedy(&end, case.tokens.len() + step + 1);
+            let started = Instant::now();
+            let done = self.batch(engines, &batch, layers, observer);
+            self.decode_time += started.elapsed();
+            next = self.greedy(&done?, case.tokens.len() + step + 1);
         }
-        self.decode_time = started.elapsed();
-        for layer in case.settings.layers.named() {
+        for layer in layers.named() {
             if !self.layers_seen.contains(&layer) {
                 let reason = format!("no tap belongs to layer {layer}: the model does not have it");
                 self.push(TapResult::bare(
@@ -203,6 +210,7 @@ impl Comparison {
         &mut self,
         engines: &mut Engines<'_>,
         batch: &[BatchToken],
+        layers: &LayerSelection,
         observer: &mut dyn Observer,
     ) -> Result<BatchEnd, RunError> {
         let index = self.batches;
@@ -228,7 +236,14 @@ impl Comparison {
         });
         // Taps that were held back come late; the report is in the order of evaluation.
         results.sort_by_key(|(order, _)| *order);
-        for (_, result) in results {
+        let left_out = end.as_ref().map_or(0, |end| end.not_selected);
+        for (place, (_, result)) in results.into_iter().enumerate() {
+            let unselected_before = match result.layer {
+                Some(layer) => (0..layer).any(|before| !layers.contains(Some(before))),
+                // The first tap is the embedding; what else has no layer comes behind the layers.
+                None => place > 0 && left_out > 0,
+            };
+            self.note_unselected(&result, unselected_before);
             self.push(result);
         }
         let end = end?;
@@ -236,6 +251,14 @@ impl Comparison {
         self.push_logits(&end, index, &shape);
         observer.batch_done(index);
         Ok(end)
+    }
+
+    /// Called before the first divergence is pushed: whether layers of this batch before it, or of an
+    /// earlier batch, were left out.
+    fn note_unselected(&mut self, result: &TapResult, in_this_batch: bool) {
+        if result.verdict == TapVerdict::Diverged && self.counts.diverged == 0 {
+            self.unselected_before_divergence = in_this_batch || self.counts.not_selected > 0;
+        }
     }
 
     fn push(&mut self, result: TapResult) {
@@ -249,7 +272,7 @@ impl Comparison {
         let measured = judgement.metrics.is_some().then(|| logits::measure(&end.subject, &end.reference));
         let row =
             judgement.metrics.as_ref().and_then(|metrics| metrics.first.as_ref()).map(|d| d.coordinates[1]);
-        self.push(TapResult {
+        let result = TapResult {
             tap: LOGITS.to_owned(),
             stem: LOGITS.to_owned(),
             occurrence: 0,
@@ -264,9 +287,13 @@ impl Comparison {
             reason: judgement.reason,
             note: judgement.note,
             token: row.and_then(|row| shape.outputs.get(row).copied()),
+            cell: None,
             metrics: judgement.metrics,
             logits: measured,
-        });
+        };
+        // The logits come last: whatever was left out of this batch is counted.
+        self.note_unselected(&result, false);
+        self.push(result);
     }
 
     /// The next token by the reference's last logits, compared with the subject's choice. `None` where
@@ -307,14 +334,13 @@ fn blame(verdict: TapVerdict) -> Option<Blame> {
 impl TapResult {
     fn of(aligned: &Aligned, judgement: Judgement, batch: usize, shape: &BatchShape) -> Self {
         let tap = aligned.tap();
-        let token = judgement
-            .metrics
-            .as_ref()
-            .and_then(|metrics| metrics.first.as_ref())
-            .and_then(|first| token_of(&tap.key.stem(), tap.dims, first.index, shape));
+        let stem = tap.key.stem();
+        let first = judgement.metrics.as_ref().and_then(|metrics| metrics.first.as_ref());
+        let token = first.and_then(|first| token_of(&stem, tap.dims, first.index, shape));
+        let cell = first.and_then(|first| cell_of(&stem, tap.dims, first.index));
         Self {
             tap: tap.key.to_string(),
-            stem: tap.key.stem(),
+            stem,
             occurrence: tap.key.occurrence(),
             layer: aligned.layer(),
             batch,
@@ -327,6 +353,7 @@ impl TapResult {
             reason: judgement.reason,
             note: judgement.note,
             token,
+            cell,
             metrics: judgement.metrics,
             logits: None,
         }
@@ -354,6 +381,7 @@ impl TapResult {
             reason: Some(reason),
             note: None,
             token: None,
+            cell: None,
             metrics: None,
             logits: None,
         }

@@ -144,6 +144,25 @@ fn a_divergence_is_located_and_the_reference_leads_on() {
 }
 
 #[test]
+fn a_divergence_behind_layers_that_are_not_selected_says_so() {
+    let reference_taps =
+        [("inp", "GET_ROWS", 1.0), ("norm-0", "SKIP", 0.0), ("norm-1", "ADD", 1.0), ("out", "ADD", 1.0)];
+    for (differs, expected) in [("inp", false), ("norm-1", true), ("out", true)] {
+        let mut taps = reference_taps;
+        taps.iter_mut().filter(|tap| tap.0 == differs).for_each(|tap| tap.2 = 7.0);
+        let mut subject = Scripted::new(&taps, &[LOGITS_ROW]);
+        let mut reference = Scripted::new(&reference_taps, &[LOGITS_ROW]);
+        let (comparison, _) = run(&case(1, 0, "1"), &mut subject, &mut reference);
+        assert_eq!(comparison.counts.diverged, 1);
+        assert_eq!(comparison.unselected_before_divergence, expected, "{differs}");
+    }
+    let mut subject = Scripted::new(&reference_taps, &[&[1.0, 1.0, 3.0]]);
+    let mut reference = Scripted::new(&reference_taps, &[LOGITS_ROW]);
+    let (comparison, _) = run(&case(1, 0, "1"), &mut subject, &mut reference);
+    assert!(comparison.unselected_before_divergence, "the logits come behind every layer");
+}
+
+#[test]
 fn taps_of_one_side_only_are_unmeasured_in_the_order_of_evaluation() {
     let mut subject =
         Scripted::new(&[("a", "ADD", 1.0), ("extra", "ADD", 1.0), ("c", "ADD", 1.0)], &[LOGITS_ROW]);
@@ -221,4 +240,5 @@ fn what_was_found_before_a_failure_is_kept() {
     let (comparison, outcome) = run(&case(4, 0, "all"), &mut subject, &mut reference);
     assert!(matches!(outcome, Err(RunError::Engine(EngineFailure::Panicked(_)))));
     assert_eq!(comparison.counts.compared, 3);
+    assert!(comparison.prompt_time > Duration::ZERO, "the time of the batches until then is kept");
 }

@@ -14,7 +14,7 @@ pub enum TapVerdict {
     Within,
     /// Different.
     Diverged,
-    /// Not compared; the reason is stated beside it.
+    /// Not compared, or NaN on both sides, which compares nothing; the reason is stated beside it.
     Unmeasured,
 }
 
@@ -73,7 +73,7 @@ pub struct Counts {
     pub views: usize,
     /// Taps of layers that the user did not select. Not part of `compared`.
     pub not_selected: usize,
-    /// Compared taps that hold a NaN on either side.
+    /// Taps with values that hold a NaN on either side: `diverged` or `unmeasured`.
     pub nan: usize,
 }
 

@@ -151,8 +151,12 @@ pub struct BuildManifest {
     pub flags: String,
     /// The compiler.
     pub compiler: String,
-    /// Whether every compiled file had the hash that the project pins.
+    /// Whether every compiled file had the hash that the project pins; never so for a `library`.
     pub verified: bool,
+    /// The library that the user gave in place of the built-in one. The other fields are then what that
+    /// library says of itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub library: Option<String>,
 }
 
 /// Why an engine stopped.

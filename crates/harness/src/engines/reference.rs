@@ -70,7 +70,13 @@ impl Reference {
         match process.receive()? {
             (Response::Ready { version, build, vocabulary, layers }, _) => Ok(Self {
                 version,
-                build,
+                build: match &options.library {
+                    // What a foreign library says of its own sources proves nothing.
+                    Some(path) => {
+                        BuildManifest { verified: false, library: Some(path.display().to_string()), ..build }
+                    }
+                    None => build,
+                },
                 vocabulary: usize::try_from(vocabulary).unwrap_or(usize::MAX),
                 layers: usize::try_from(layers).unwrap_or(usize::MAX),
                 threads: 0,
@@ -170,7 +176,7 @@ impl Engine for Reference {
     fn start(&mut self, batch: &[BatchToken]) -> Result<(), EngineFailure> {
         self.names = TapNames::default();
         let tokens = batch.iter().map(Into::into).collect();
-        Ok(self.process.request("decode", &Request::Decode { tokens }, &[])?)
+        Ok(self.process.request(failure::DECODE, &Request::Decode { tokens }, &[])?)
     }
 
     fn next(&mut self) -> Result<Event, EngineFailure> {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::manifest::RunManifest;
-use crate::compare::{Blame, Scalar, TapResult, TapVerdict};
+use crate::compare::{Blame, Comparison, Scalar, TapVerdict};
 
 /// The first result that diverged, in the order of evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -14,9 +14,10 @@ pub struct FirstDivergence {
     pub layer: Option<usize>,
     /// The decode call.
     pub batch: usize,
-    /// The token of the batch that the first differing element belongs to; for `k` and `v` the cell of
-    /// the cache.
+    /// The token of the batch that the first differing element belongs to.
     pub token: Option<usize>,
+    /// The cell of the KV cache that it belongs to, for the views of the cache, `k` and `v`.
+    pub cell: Option<usize>,
     /// That element's coordinate along `ne0`: its place within the row.
     pub index: Option<usize>,
     /// Its index in the whole tap.
@@ -41,16 +42,19 @@ pub struct FirstDivergence {
     pub blame: Option<Blame>,
     /// Whether it shows in isolated mode: the error is made here, not inherited.
     pub isolated: bool,
-    /// Why, where no values were compared: the shape, the dtype.
+    /// Whether taps before it were left out because their layers are not selected: the two sides may have
+    /// parted there.
+    pub layers_before_not_compared: bool,
+    /// Why, where no values were compared: the shape, the dtype, the op.
     pub reason: Option<String>,
     /// The command that repeats the run.
     pub reproduce: String,
 }
 
 impl FirstDivergence {
-    /// The first divergence in `results`.
-    pub fn find(results: &[TapResult], run: &RunManifest) -> Option<Self> {
-        let result = results.iter().find(|result| result.verdict == TapVerdict::Diverged)?;
+    /// The first divergence of `comparison`.
+    pub fn find(comparison: &Comparison, run: &RunManifest) -> Option<Self> {
+        let result = comparison.results.iter().find(|result| result.verdict == TapVerdict::Diverged)?;
         let metrics = result.metrics.as_ref();
         let first = metrics.and_then(|metrics| metrics.first.as_ref());
         Some(Self {
@@ -58,6 +62,7 @@ impl FirstDivergence {
             layer: result.layer,
             batch: result.batch,
             token: result.token,
+            cell: result.cell,
             index: first.map(|first| first.coordinates[0]),
             flat_index: first.map(|first| first.index),
             coordinates: first.map(|first| first.coordinates),
@@ -70,8 +75,9 @@ impl FirstDivergence {
             elements: metrics.map_or(0, |metrics| metrics.elements),
             blame: result.blame,
             isolated: false,
+            layers_before_not_compared: comparison.unselected_before_divergence,
             reason: result.reason.clone(),
-            reproduce: run.reproduce.clone(),
+            reproduce: run.reproduce.clone().unwrap_or_default(),
         })
     }
 }

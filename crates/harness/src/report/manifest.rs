@@ -143,12 +143,12 @@ fn features() -> Vec<&'static str> {
 }
 
 /// What was decoded and compared.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct RunManifest {
     /// Where the prompt's tokens came from.
     pub prompt: String,
-    /// Tokens of the prompt.
-    pub prompt_tokens: usize,
+    /// Tokens of the prompt; `None` if the run ended before they were known.
+    pub prompt_tokens: Option<usize>,
     /// Greedy steps asked for.
     pub steps: usize,
     /// The layers selected.
@@ -157,10 +157,10 @@ pub struct RunManifest {
     pub logits: String,
     /// Most tokens per decode call.
     pub micro_batch: usize,
-    /// Cells of the KV cache.
-    pub context: usize,
-    /// The command that repeats this run on the same tokens.
-    pub reproduce: String,
+    /// Cells of the KV cache; `None` if the run ended before the tokens were known.
+    pub context: Option<usize>,
+    /// The command that repeats this run on the same tokens; `None` if they were never known.
+    pub reproduce: Option<String>,
 }
 
 impl RunManifest {
@@ -188,22 +188,26 @@ impl RunManifest {
         }
         Self {
             prompt: prompt.to_owned(),
-            prompt_tokens: case.tokens.len(),
+            prompt_tokens: Some(case.tokens.len()),
             steps: case.steps,
             layers: settings.layers.to_string(),
             logits: settings.logits.to_string(),
             micro_batch: settings.micro_batch,
-            context: settings.context,
-            reproduce,
+            context: Some(settings.context),
+            reproduce: Some(reproduce),
         }
     }
 }
 
-/// A path as a shell reads it back.
+/// A path as a shell and this program's command line read it back: quoted where the shell needs it, and
+/// never like a flag.
 pub fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
+    let mut text = path.display().to_string();
+    if text.starts_with('-') {
+        text.insert_str(0, "./");
+    }
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@,".contains(c);
-    if !text.is_empty() && !text.starts_with('-') && text.chars().all(plain) {
+    if !text.is_empty() && text.chars().all(plain) {
         text
     } else {
         format!("'{}'", text.replace('\'', r"'\''"))
@@ -216,9 +220,13 @@ mod tests {
 
     #[test]
     fn paths_are_quoted_where_a_shell_needs_it() {
-        for (path, text) in
-            [("models/a-b_1.gguf", "models/a-b_1.gguf"), ("my model", "'my model'"), ("it's", r"'it'\''s'")]
-        {
+        for (path, text) in [
+            ("models/a-b_1.gguf", "models/a-b_1.gguf"),
+            ("my model", "'my model'"),
+            ("it's", r"'it'\''s'"),
+            ("-n.gguf", "./-n.gguf"),
+            ("-a b", "'./-a b'"),
+        ] {
             assert_eq!(quoted(Path::new(path)), text);
         }
     }

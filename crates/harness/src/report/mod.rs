@@ -16,6 +16,7 @@ use serde::Serialize;
 use crate::compare::run::ViewCount;
 use crate::compare::{Comparison, Counts, RunVerdict, TapResult, TapVerdict, TokenRecord};
 use crate::engines::ReferenceFailure;
+use crate::engines::reference::failure::DECODE;
 
 pub use divergence::FirstDivergence;
 pub use manifest::Manifest;
@@ -55,13 +56,27 @@ pub struct Report {
 pub struct FailureReport {
     /// Its kind in one word: `crashed`, `timeout`, `bad_frame`, …
     pub kind: String,
+    /// The decode call during which it failed; `None` outside of one.
+    pub batch: Option<usize>,
+    /// The last node that arrived of that call.
+    pub last_node: Option<String>,
+    /// The end of the reference's stderr, where it wrote any.
+    pub stderr: Option<String>,
     /// The whole story, with the end of the reference's stderr.
     pub text: String,
 }
 
-impl From<&ReferenceFailure> for FailureReport {
-    fn from(failure: &ReferenceFailure) -> Self {
-        Self { kind: failure.kind().to_owned(), text: failure.to_string() }
+impl FailureReport {
+    /// The report of `failure`, after `batches` decode calls were begun.
+    pub fn new(failure: &ReferenceFailure, batches: usize) -> Self {
+        let trace = failure.trace();
+        Self {
+            kind: failure.kind().to_owned(),
+            batch: if failure.during() == Some(DECODE) { batches.checked_sub(1) } else { None },
+            last_node: trace.and_then(|trace| trace.last_node.clone()),
+            stderr: trace.map(|trace| trace.stderr.clone()).filter(|text| !text.trim().is_empty()),
+            text: failure.to_string(),
+        }
     }
 }
 
@@ -91,7 +106,7 @@ impl Report {
             schema_version: SCHEMA_VERSION,
             verdict,
             exit_code: verdict.exit_code().code(),
-            first_divergence: FirstDivergence::find(&comparison.results, &manifest.run),
+            first_divergence: FirstDivergence::find(&comparison, &manifest.run),
             manifest,
             taps: comparison.counts,
             failure,
@@ -127,6 +142,9 @@ impl Report {
         }
         if self.verdict == RunVerdict::Incomplete && taps.compared == 0 {
             line += "; nothing was compared";
+        }
+        if taps.nan > 0 {
+            line += &format!("; NaN in {} tap{}", taps.nan, if taps.nan == 1 { "" } else { "s" });
         }
         if let Some(failure) = &self.failure {
             line += &format!("; the reference failed: {}", failure.kind);

@@ -44,12 +44,36 @@ pub fn check_writable(path: &Path) -> Result<(), Failure> {
     match std::fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => Err(failed(io::ErrorKind::IsADirectory.into())),
         Ok(metadata) if metadata.is_file() => {
-            std::fs::OpenOptions::new().write(true).open(path).map(drop).map_err(failed)
+            std::fs::OpenOptions::new().write(true).open(path).map_err(failed)?;
+            if is_descriptor(path) { Ok(()) } else { probe(path).map_err(failed) }
         }
         // A device or a pipe: opening it could have effects.
         Ok(_) => Ok(()),
-        Err(_) => tempfile::tempfile_in(directory(path)).map(drop).map_err(failed),
+        Err(_) => probe(path).map_err(failed),
     }
+}
+
+/// Whether a new file can be made in the folder that the file at `path` is in or will be in; also an
+/// existing file is replaced by a new one.
+fn probe(path: &Path) -> io::Result<()> {
+    tempfile::tempfile_in(directory(&resolved(path))).map(drop)
+}
+
+/// Whether `path` stands for an open file of this process. Such a file is somebody else's to replace.
+fn is_descriptor(path: &Path) -> bool {
+    ["/dev/fd", "/dev/stdout", "/dev/stderr", "/proc"].iter().any(|special| path.starts_with(special))
+}
+
+/// The file that is written under the name `path`: symbolic links followed, also to a file that is not
+/// there yet. A rename onto the link itself would replace the link.
+pub(crate) fn resolved(path: &Path) -> PathBuf {
+    let mut path = path.to_owned();
+    // Linux follows 40 links before it calls them a loop (path_resolution(7)).
+    for _ in 0..40 {
+        let Ok(target) = std::fs::read_link(&path) else { break };
+        path = directory(&path).join(target);
+    }
+    path
 }
 
 /// Checks that `path` can be replaced by a new file: that it is not a device or a pipe, which the
@@ -73,17 +97,25 @@ pub fn directory(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Writes the report to every file, then to stdout, in text with the tables of `detail`. A reader of
-/// stdout that goes away early is not an error.
+/// Writes the report to stdout, then to every file, in text with the tables of `detail`. One output that
+/// cannot be written does not keep the result from the others. A reader of stdout that goes away early is
+/// not an error.
 ///
 /// # Errors
-/// [`Failure::output`] names the file.
+/// The first one; [`Failure::output`] names the file.
 pub fn write(report: &Report, stdout: Format, detail: Detail, files: &[ReportFile]) -> Result<(), Failure> {
+    let render = |format: Format| format.render(report, detail).map_err(Failure::internal);
+    let mut outcome = render(stdout).and_then(|text| write_stdout(&text));
     for ReportFile { format, path } in files {
-        let text = format.render(report, detail).map_err(Failure::internal)?;
-        write_file(path, text.as_bytes()).map_err(|error| Failure::output(path, error))?;
+        let written = render(*format)
+            .and_then(|text| write_file(path, text.as_bytes()).map_err(|error| Failure::output(path, error)));
+        // The first error stays.
+        outcome = outcome.and(written);
     }
-    let text = stdout.render(report, detail).map_err(Failure::internal)?;
+    outcome
+}
+
+fn write_stdout(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -96,12 +128,13 @@ pub fn write(report: &Report, stdout: Format, detail: Detail, files: &[ReportFil
 /// Writes a file in one step: readers see the old contents or the new. A device or a pipe is written
 /// in place, because renaming a file over it would replace it.
 fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
-        return std::fs::OpenOptions::new().write(true).open(path)?.write_all(bytes);
+    if is_descriptor(path) || std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+        return std::fs::OpenOptions::new().append(true).open(path)?.write_all(bytes);
     }
-    let mut file = new_file(directory(path))?;
+    let target = resolved(path);
+    let mut file = new_file(directory(&target))?;
     file.write_all(bytes)?;
-    file.persist(path)?;
+    file.persist(&target)?;
     Ok(())
 }
 
@@ -138,6 +171,21 @@ mod tests {
         }
         assert!(check_writable(Path::new("/dev/null")).is_ok());
         assert!(check_replaceable(Path::new("/dev/null")).is_err(), "a rename would replace the device");
+    }
+
+    #[test]
+    fn a_link_stays_a_link_and_its_target_is_replaced() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| directory.path().join(name);
+        std::fs::create_dir(at("sub")).expect("made");
+        std::os::unix::fs::symlink("sub/target", at("link")).expect("linked");
+        // First to a target that is not there yet.
+        for text in ["first", "second"] {
+            write_file(&at("link"), text.as_bytes()).expect("written");
+            assert_eq!(std::fs::read_to_string(at("sub/target")).expect("readable"), text);
+            assert!(std::fs::symlink_metadata(at("link")).expect("there").is_symlink());
+        }
+        assert_eq!(std::fs::read_dir(at("sub")).expect("listable").count(), 1, "no leftovers");
     }
 
     #[test]

@@ -31,6 +31,7 @@ fn result(tap: &str, layer: Option<usize>, batch: usize, verdict: TapVerdict) ->
         reason: None,
         note: None,
         token: None,
+        cell: None,
         metrics: None,
         logits: None,
     }
@@ -81,7 +82,8 @@ fn diverged(tap: &str, layer: Option<usize>, batch: usize) -> TapResult {
 fn fixture() -> Report {
     let mut comparison = Comparison::default();
     let mut nan = exact("norm", None, 0);
-    nan.note = Some("NaN: 2 in the subject, 2 in the reference".to_owned());
+    nan.verdict = TapVerdict::Unmeasured;
+    nan.reason = Some("holds NaN: 2 of 1280 elements, on both sides".to_owned());
     if let Some(metrics) = &mut nan.metrics {
         (metrics.nan_subject, metrics.nan_reference, metrics.nmse, metrics.cosine) = (2, 2, None, None);
     }
@@ -173,6 +175,7 @@ fn manifest() -> Manifest {
                 flags: "-O3 -march=x86-64-v3 -ffp-contract=off".to_owned(),
                 compiler: "gcc 12.2.0".to_owned(),
                 verified: true,
+                library: None,
             }),
         }),
         cpu: Cpu { model: "Example CPU".to_owned(), features: vec!["avx2", "fma"] },
@@ -180,13 +183,13 @@ fn manifest() -> Manifest {
         seed: Some(0),
         run: RunManifest {
             prompt: "given as token ids".to_owned(),
-            prompt_tokens: 2,
+            prompt_tokens: Some(2),
             steps: 1,
             layers: "all".to_owned(),
             logits: "all".to_owned(),
             micro_batch: 32,
-            context: 32,
-            reproduce: "parity-check -m tiny.gguf --tokens 500,72 -n 1".to_owned(),
+            context: Some(32),
+            reproduce: Some("parity-check -m tiny.gguf --tokens 500,72 -n 1".to_owned()),
         },
     }
 }
@@ -211,6 +214,9 @@ fn a_failure_of_the_reference_is_told_in_both_formats() {
     let mut report = fixture();
     let failure = FailureReport {
         kind: "crashed".into(),
+        batch: Some(3),
+        last_node: Some("ffn_out-1".into()),
+        stderr: Some("GGML_ASSERT".into()),
         text: "it crashed with SIGABRT\nGGML_ASSERT\u{1b}[2J".into(),
     };
     let mut comparison = Comparison::default();
@@ -218,12 +224,49 @@ fn a_failure_of_the_reference_is_told_in_both_formats() {
     report = Report::new(report.manifest, comparison, Some(failure), report.timing_ms);
     assert_eq!((report.verdict, report.exit_code), (RunVerdict::ReferenceFailed, 3));
     let text = text::render(&report, Detail::Auto);
-    assert!(text.contains("SIGABRT") && text.contains("reference failed (crashed)"), "{text}");
+    assert!(text.contains("SIGABRT") && text.contains("reference failed (crashed) in batch 3"), "{text}");
     assert!(!text.contains('\u{1b}'), "control characters of the reference must not reach a terminal");
     let json: serde_json::Value =
         serde_json::from_str(&json::render(&report).expect("serialises")).expect("parses");
     assert_eq!(json["verdict"], "reference_failed");
     assert_eq!(json["failure"]["kind"], "crashed");
+    assert_eq!((&json["failure"]["batch"], &json["failure"]["last_node"]), (&3.into(), &"ffn_out-1".into()));
+    assert_eq!(json["failure"]["stderr"], "GGML_ASSERT");
+}
+
+#[test]
+fn a_run_that_ended_early_says_only_what_is_known() {
+    let mut report = fixture();
+    let run = &mut report.manifest.run;
+    run.prompt = "text, not tokenised".to_owned();
+    (run.prompt_tokens, run.context, run.reproduce) = (None, None, None);
+    let text = text::render(&report, Detail::Auto);
+    assert!(text.contains("prompt: text, not tokenised; greedy steps: 1; layers all"), "{text}");
+    let line = text.lines().find(|line| line.contains("greedy steps: 1")).expect("the line of the run");
+    assert!(!text.contains("prompt tokens: ") && !line.contains("context"), "{text}");
+}
+
+#[test]
+fn a_users_library_is_named_and_never_called_verified() {
+    let mut report = fixture();
+    if let Some(build) = report.manifest.reference.as_mut().and_then(|engine| engine.build.as_mut()) {
+        build.library = Some("libmine.so".to_owned());
+    }
+    let text = text::render(&report, Detail::Auto);
+    assert!(text.contains("user's library, not verified") && text.contains("libmine.so"), "{text}");
+    assert!(!text.contains("sources verified"), "{text}");
+    let json = serde_json::to_value(&report).expect("serialises");
+    assert_eq!(json["manifest"]["reference"]["library"], "libmine.so");
+}
+
+#[test]
+fn a_cell_and_layers_that_were_not_compared_are_told() {
+    let mut report = fixture();
+    let divergence = report.first_divergence.as_mut().expect("one");
+    (divergence.token, divergence.cell, divergence.layers_before_not_compared) = (None, Some(9), true);
+    let text = text::render(&report, Detail::Auto);
+    assert!(text.contains(", cell 9, ") && !text.contains(", token "), "{text}");
+    assert!(text.contains("layers before it were not compared"), "{text}");
 }
 
 #[test]
@@ -260,7 +303,8 @@ fn the_text_stays_within_its_columns_except_for_commands() {
     report.results.push(wide);
     for detail in [Detail::Taps, Detail::Layers] {
         let text = text::render(&report, detail);
-        for line in text.lines().filter(|line| !line.contains("reproduce")) {
+        for line in text.lines().filter(|line| !line.contains("reproduce") && !line.starts_with("verdict: "))
+        {
             assert!(line.chars().count() <= text::WIDTH, "{line}");
         }
         let row =
@@ -310,6 +354,8 @@ fn a_long_run_has_a_row_per_layer_and_a_row_per_stem() {
     let norms: Vec<_> = text
         .lines()
         .filter(|line| line.starts_with("  norm ") && line.contains("256×5"))
+        // The table of what is not exact has no column of layers.
+        .filter(|line| line.split_whitespace().count() == 9)
         .filter_map(|line| line.split_whitespace().nth(3))
         .collect();
     assert_eq!(norms, ["30", "-"], "the norm of the model is not one of the layers' norms: {text}");
@@ -366,7 +412,7 @@ fn the_sections_of_the_text_add_up_to_the_counts() {
 #[test]
 fn parity_of_a_selection_says_so() {
     let mut report = fixture();
-    report.verdict = RunVerdict::Parity;
+    (report.verdict, report.taps.nan) = (RunVerdict::Parity, 0);
     assert!(report.summary().ends_with("parity of the selected layers; 3 taps not selected"));
     report.taps.not_selected = 0;
     assert!(report.summary().starts_with("verdict: parity (") && report.summary().ends_with(')'));

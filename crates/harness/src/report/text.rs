@@ -1,5 +1,6 @@
 //! The report for people: what was run, the taps layer by layer, the views, logits and tokens, then what
-//! is wrong, and the verdict in the last line. At most [`WIDTH`] columns, except for commands to copy.
+//! is wrong, and the verdict in the last line. At most [`WIDTH`] columns, except for commands to copy and the
+//! verdict, which is one line whatever it counts.
 
 mod findings;
 mod group;

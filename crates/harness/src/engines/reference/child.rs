@@ -133,6 +133,7 @@ fn load(path: &[u8], library: Option<&[u8]>) -> Result<(Model, Response), Stop> 
             flags: build.flags.clone(),
             compiler: build.compiler.clone(),
             verified: build.verified,
+            library: None,
         },
         vocabulary: model.vocabulary() as u64,
         layers: model.layers() as u64,

@@ -98,7 +98,50 @@ pub enum ReferenceFailure {
     },
 }
 
+/// The word for a decode call in [`ReferenceFailure`]'s `during`.
+pub const DECODE: &str = "decode";
+
+/// What stands between a failure and the end of the child's stderr in the failure's text.
+const STDERR_FOLLOWS: &str = "; its stderr:\n";
+
 impl ReferenceFailure {
+    /// The failure in one line, without the child's stderr.
+    pub fn headline(&self) -> String {
+        let text = self.to_string();
+        let head = text.split_once(STDERR_FOLLOWS).map_or(text.as_str(), |(head, _)| head);
+        head.lines().next().unwrap_or_default().to_owned()
+    }
+
+    /// What was asked of the reference, where it ran.
+    pub fn during(&self) -> Option<&'static str> {
+        match self {
+            Self::Spawn { .. } | Self::LibraryNotLoaded { .. } | Self::ModelRefused { .. } => None,
+            Self::Refused { during, .. }
+            | Self::Crashed { during, .. }
+            | Self::Killed { during, .. }
+            | Self::ExitedEarly { during, .. }
+            | Self::BadFrame { during, .. }
+            | Self::Timeout { during, .. }
+            | Self::Protocol { during, .. } => Some(during),
+        }
+    }
+
+    /// What the reference did last, where its process ended or was ended.
+    pub fn trace(&self) -> Option<&Trace> {
+        match self {
+            Self::Spawn { .. }
+            | Self::LibraryNotLoaded { .. }
+            | Self::ModelRefused { .. }
+            | Self::Refused { .. } => None,
+            Self::Crashed { trace, .. }
+            | Self::Killed { trace, .. }
+            | Self::ExitedEarly { trace, .. }
+            | Self::BadFrame { trace, .. }
+            | Self::Timeout { trace, .. }
+            | Self::Protocol { trace, .. } => Some(trace),
+        }
+    }
+
     /// The kind as one word, for the report.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -119,7 +162,7 @@ impl ReferenceFailure {
 /// What the reference did last: the last node it named, and the end of its stderr.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trace {
-    /// The last node that arrived.
+    /// The last node that arrived since the last request.
     pub last_node: Option<String>,
     /// The last bytes of its stderr.
     pub stderr: String,
@@ -131,15 +174,18 @@ impl std::fmt::Display for Trace {
             write!(f, ", after node `{node}`")?;
         }
         if !self.stderr.trim().is_empty() {
-            write!(f, "; its stderr:\n{}", self.stderr.trim_end())?;
+            write!(f, "{STDERR_FOLLOWS}{}", self.stderr.trim_end())?;
         }
         Ok(())
     }
 }
 
-/// The name of a signal, for example `SIGABRT`.
+/// The name of a signal, for example `SIGABRT`, by its number on Linux (signal(7), x86 and ARM).
 pub fn signal_name(signal: i32) -> String {
     let name = match signal {
+        1 => "SIGHUP",
+        2 => "SIGINT",
+        3 => "SIGQUIT",
         4 => "SIGILL",
         5 => "SIGTRAP",
         6 => "SIGABRT",
@@ -150,6 +196,7 @@ pub fn signal_name(signal: i32) -> String {
         13 => "SIGPIPE",
         15 => "SIGTERM",
         24 => "SIGXCPU",
+        25 => "SIGXFSZ",
         31 => "SIGSYS",
         _ => return format!("signal {signal}"),
     };

@@ -49,6 +49,9 @@ impl ReferenceProcess {
         let failed = |source| ReferenceFailure::Spawn { executable: executable.to_owned(), source };
         let mut child = Command::new(executable)
             .arg(SUBCOMMAND)
+            // An assertion of the reference looks for a debugger to print its stack, and waits for it with our pipes
+            // open. Without a path it finds none and dies at once.
+            .env("PATH", "/nonexistent")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -106,6 +109,8 @@ impl ReferenceProcess {
         payload: &[u8],
     ) -> Result<(), ReferenceFailure> {
         self.during = during;
+        // A node of an earlier request says nothing about this one.
+        self.last_node = None;
         let mut bytes = Vec::new();
         write_frame(&mut bytes, request, payload).map_err(|error| self.protocol(error.to_string()))?;
         // A child that is gone is diagnosed when its answer is read.
@@ -245,7 +250,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let _guard = starting();
         let path = directory.join("child.sh");
-        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("written");
+        std::fs::write(&path, format!("#!/bin/sh\nPATH=/usr/bin:/bin\n{script}\n")).expect("written");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("made executable");
         ReferenceProcess::spawn(&path, timeout).expect("starts")
     }
@@ -263,6 +268,25 @@ mod tests {
         let text = failure.to_string();
         assert_eq!(failure.kind(), "crashed");
         assert!(text.contains("SIGABRT") && text.contains("GGML_ASSERT: x > 0"), "{text}");
+    }
+
+    #[test]
+    fn the_headline_ends_before_the_stderr() {
+        let failure = failure("echo 'GGML_ASSERT: x > 0' >&2; kill -ABRT $$", LONG);
+        assert_eq!(failure.headline(), "the reference crashed with SIGABRT during start");
+        let trace = failure.trace().expect("a death has a trace");
+        assert_eq!((trace.last_node.as_deref(), trace.stderr.as_str()), (None, "GGML_ASSERT: x > 0\n"));
+    }
+
+    #[test]
+    fn a_node_of_an_earlier_request_is_forgotten() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut process = shell(directory.path(), "exec sleep 600", Duration::from_millis(200));
+        process.last_node = Some("ffn_out-1".to_owned());
+        process.request("decode", &Request::Decode { tokens: Vec::new() }, &[]).expect("sent");
+        let failure = process.receive().expect_err("silence");
+        assert_eq!(failure.during(), Some("decode"));
+        assert_eq!(failure.trace().and_then(|trace| trace.last_node.as_deref()), None, "{failure}");
     }
 
     #[test]

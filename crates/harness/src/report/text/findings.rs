@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::layout::{LIST, field, line, more, printable, wrapped};
-use crate::compare::{Metrics, TapVerdict};
+use crate::compare::{Metrics, TapResult, TapVerdict};
 use crate::report::{FirstDivergence, Report};
 
 pub(super) fn render(out: &mut String, report: &Report) {
@@ -13,16 +13,20 @@ pub(super) fn render(out: &mut String, report: &Report) {
     unmeasured(out, report);
     nan(out, report);
     if let Some(failure) = &report.failure {
-        line(out, &format!("\nreference failed ({})", failure.kind));
+        let batch = failure.batch.map_or_else(String::new, |batch| format!(" in batch {batch}"));
+        line(out, &format!("\nreference failed ({}){batch}", failure.kind));
         failure.text.lines().for_each(|text| line(out, &format!("  {}", printable(text))));
     }
 }
 
 fn first_divergence(out: &mut String, divergence: &FirstDivergence) {
     let mut place = format!("\nfirst divergence: {}, batch {}", printable(&divergence.tap), divergence.batch);
-    for (name, value) in
-        [("layer", divergence.layer), ("token", divergence.token), ("index", divergence.index)]
-    {
+    for (name, value) in [
+        ("layer", divergence.layer),
+        ("token", divergence.token),
+        ("cell", divergence.cell),
+        ("index", divergence.index),
+    ] {
         if let Some(value) = value {
             // Writing to a string cannot fail.
             let _ = write!(place, ", {name} {value}");
@@ -38,6 +42,9 @@ fn first_divergence(out: &mut String, divergence: &FirstDivergence) {
         let ulp = divergence.ulp.map_or("no distance (NaN)".to_owned(), |ulp| format!("{ulp} ULP"));
         let text = format!("{ulp}; {} of {} elements differ", divergence.differing, divergence.elements);
         field(out, "distance", &text);
+    }
+    if divergence.layers_before_not_compared {
+        field(out, "", "layers before it were not compared: it may be inherited from one of them");
     }
     if let Some(blame) = divergence.blame {
         field(out, "blame", blame.name());
@@ -59,16 +66,15 @@ fn unmeasured(out: &mut String, report: &Report) {
     more(out, count, LIST);
 }
 
-/// NaN that both sides share is exact; it is named all the same.
+/// Divergences with NaN. Taps with NaN on both sides are among the unmeasured.
 fn nan(out: &mut String, report: &Report) {
-    let count = report.taps.nan;
+    let holds_nan = |result: &&TapResult| result.metrics.as_ref().is_some_and(Metrics::holds_nan);
+    let count = report.with_verdict(TapVerdict::Diverged).filter(holds_nan).count();
     if count == 0 {
         return;
     }
-    line(out, &format!("\ntaps that hold NaN: {count}"));
-    let holding =
-        report.results.iter().filter(|result| result.metrics.as_ref().is_some_and(Metrics::holds_nan));
-    for result in holding.take(LIST) {
+    line(out, &format!("\ntaps that diverge and hold NaN: {count}"));
+    for result in report.with_verdict(TapVerdict::Diverged).filter(holds_nan).take(LIST) {
         let note = result.note.as_deref().unwrap_or_default();
         wrapped(out, &format!("  {} (batch {}): ", printable(&result.tap), result.batch), note);
     }

@@ -1,7 +1,7 @@
 //! The head of the report: what was run, on what, built how.
 
 use super::layout::{field, line};
-use crate::engines::EngineManifest;
+use crate::engines::{BuildManifest, EngineManifest};
 use crate::report::Report;
 use crate::report::manifest::ModelManifest;
 
@@ -31,10 +31,17 @@ pub(super) fn render(out: &mut String, report: &Report) {
     }
     field(out, "cpu", &format!("{}; {}", manifest.cpu.model, manifest.cpu.features.join(" ")));
     let run = &manifest.run;
-    let text = format!(
-        "prompt tokens: {} ({}); greedy steps: {}; layers {}, logits {}, micro-batch {}, context {}",
-        run.prompt_tokens, run.prompt, run.steps, run.layers, run.logits, run.micro_batch, run.context
+    let mut text = match run.prompt_tokens {
+        Some(tokens) => format!("prompt tokens: {tokens} ({})", run.prompt),
+        None => format!("prompt: {}", run.prompt),
+    };
+    text += &format!(
+        "; greedy steps: {}; layers {}, logits {}, micro-batch {}",
+        run.steps, run.layers, run.logits, run.micro_batch
     );
+    if let Some(context) = run.context {
+        text += &format!(", context {context}");
+    }
     field(out, "run", &text);
 }
 
@@ -57,12 +64,18 @@ fn sizes(model: &ModelManifest) -> String {
 
 fn reference(out: &mut String, engine: &EngineManifest) {
     let build = engine.build.as_ref();
-    let sources =
-        if build.is_some_and(|build| build.verified) { "sources verified" } else { "sources not verified" };
+    let sources = match build {
+        Some(BuildManifest { library: Some(_), .. }) => "user's library, not verified",
+        Some(BuildManifest { verified: true, .. }) => "sources verified",
+        _ => "sources not verified",
+    };
     let source = build.map_or("unknown source", |build| &build.source);
     let text =
         format!("{} {} from {source}, {sources}, threads: {}", engine.name, engine.version, engine.threads);
     field(out, "reference", &text);
+    if let Some(library) = build.and_then(|build| build.library.as_deref()) {
+        field(out, "", &format!("library {library}"));
+    }
     if let Some(build) = build {
         field(out, "", &format!("{}; {}", build.compiler, build.flags));
     }
