@@ -10,6 +10,7 @@ use anyhow::anyhow;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::commands;
+use crate::commands::bench::BenchArgs;
 use crate::commands::check::CheckArgs;
 use crate::commands::demo::DemoArgs;
 use crate::commands::synth::SynthArgs;
@@ -46,6 +47,9 @@ pub enum Command {
     /// Generate a small model and check every layer of it
     #[command(after_help = EXIT_CODE_TABLE)]
     Demo(Box<DemoArgs>),
+    /// Compare the speed of both engines on a model
+    #[command(after_help = EXIT_CODE_TABLE)]
+    Bench(Box<BenchArgs>),
     /// Write a synthetic model that both engines load
     #[command(after_help = EXIT_CODE_TABLE)]
     Synth(Box<SynthArgs>),
@@ -88,6 +92,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, Failure> {
         }
         Some(Command::Check(args)) => commands::check::run(args),
         Some(Command::Demo(args)) => commands::demo::run(args),
+        Some(Command::Bench(args)) => commands::bench::run(args),
         Some(Command::Synth(args)) => commands::synth::run(args),
         Some(Command::Reference) => commands::reference_child::run(),
     }
@@ -171,6 +176,9 @@ mod tests {
         let cli = parse("parity-check -m m.gguf").expect("parses");
         assert_eq!(cli.check.model().expect("given").to_str(), Some("m.gguf"));
         assert!(matches!(parse("parity-check demo -ub 4").expect("parses").command, Some(Command::Demo(_))));
+        let cli = parse("parity-check bench m.gguf -ub 4 --prefill 8,9").expect("parses");
+        let Some(Command::Bench(bench)) = cli.command else { panic!("a bench") };
+        assert_eq!((bench.micro_batch, bench.prefill.as_slice()), (4, &[8, 9][..]));
         assert!(matches!(parse("parity-check check demo").expect("parses").command, Some(Command::Check(_))));
     }
 

@@ -25,7 +25,12 @@ use crate::report::{Detail, Format};
 const SMALL_MODEL: usize = 16 << 10;
 
 /// The most threads that one side uses without being asked to.
-const MAX_DEFAULT_THREADS: usize = 8;
+pub(super) const MAX_DEFAULT_THREADS: usize = 8;
+
+/// Whether the reference is faster with one thread than with several on a model of this size.
+pub(super) fn is_small(hyper: &HyperParameters) -> bool {
+    hyper.width.saturating_mul(hyper.layers) <= SMALL_MODEL
+}
 
 /// Flags of a comparing command.
 #[derive(Debug, Clone, Args)]
@@ -116,7 +121,7 @@ pub enum KernelChoice {
 }
 
 /// The instruction set that a flag names, or else the variable `BITNET_KERNEL`; `None` is the best.
-fn kernel(flag: Option<KernelChoice>) -> Result<Option<Isa>, Failure> {
+pub(super) fn kernel(flag: Option<KernelChoice>) -> Result<Option<Isa>, Failure> {
     let choice = match flag {
         Some(choice) => choice,
         None => variable(std::env::var_os("BITNET_KERNEL"))?,
@@ -142,7 +147,13 @@ fn parse_token(text: &str) -> Result<i32, std::num::ParseIntError> {
     text.trim().parse()
 }
 
-fn parse_kernel(name: &str) -> Result<KernelChoice, engine::Error> {
+/// The path of this executable, which is also the child that runs the reference.
+pub(super) fn this_executable() -> Result<PathBuf, Failure> {
+    std::env::current_exe()
+        .map_err(|error| Failure::internal(anyhow::Error::new(error).context("find this executable")))
+}
+
+pub(super) fn parse_kernel(name: &str) -> Result<KernelChoice, engine::Error> {
     if name == "auto" { Ok(KernelChoice::Auto) } else { name.parse().map(KernelChoice::Named) }
 }
 
@@ -178,8 +189,7 @@ impl RunArgs {
     /// Threads of the subject and of the reference on a machine of `cpus` CPUs.
     pub fn threads(&self, hyper: &HyperParameters, cpus: usize) -> (usize, usize) {
         let default = (cpus / 2).clamp(1, MAX_DEFAULT_THREADS);
-        let small = hyper.width.saturating_mul(hyper.layers) <= SMALL_MODEL;
-        let reference_default = if small { 1 } else { default };
+        let reference_default = if is_small(hyper) { 1 } else { default };
         (
             self.threads.unwrap_or(default),
             self.reference_threads.or(self.threads).unwrap_or(reference_default),
@@ -199,10 +209,8 @@ impl RunArgs {
     /// # Errors
     /// Exit 5: the path of this executable is not known.
     pub fn reference(&self) -> Result<ReferenceOptions, Failure> {
-        let executable = std::env::current_exe()
-            .map_err(|error| Failure::internal(anyhow::Error::new(error).context("find this executable")))?;
         Ok(ReferenceOptions {
-            executable,
+            executable: this_executable()?,
             library: self.reference_library.clone(),
             timeout: Duration::from_secs(self.reference_timeout),
         })

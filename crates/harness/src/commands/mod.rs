@@ -1,6 +1,7 @@
 //! One file per command, and what they share.
 
 pub mod arguments;
+pub mod bench;
 pub mod check;
 pub mod demo;
 mod model_hash;

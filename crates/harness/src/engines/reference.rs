@@ -9,6 +9,7 @@ pub mod failure;
 pub mod frame;
 pub mod process;
 pub mod protocol;
+mod timing;
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -18,13 +19,14 @@ use engine::session::BatchToken;
 use engine::tap::{DType, TapNames};
 
 use self::process::ReferenceProcess;
-use self::protocol::{Content, NodeHeader, Request, Response, SessionRequest};
+use self::protocol::{Build, Content, NodeHeader, Request, Response, SessionRequest};
 use super::{
     BuildManifest, ElementType, Engine, EngineFailure, EngineManifest, Event, Logits, OwnedTap, TapBytes,
 };
 use crate::case::Settings;
 
 pub use self::failure::ReferenceFailure;
+pub use self::timing::Timed;
 
 /// Tokens per request for texts, so that the answer's header stays within its cap.
 const PIECES_PER_REQUEST: usize = 1024;
@@ -53,12 +55,25 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// Starts the child and loads `model`. The subject has to have accepted the file before, so that
+    /// Starts the child and loads `model` with the canonical build, or with the library of the options. The
+    /// subject has to have accepted the file before, so that
     /// the reference's loader, which aborts on many broken files (spec §6.22), never sees one.
     ///
     /// # Errors
     /// See [`ReferenceFailure`].
     pub fn start(options: &ReferenceOptions, model: &Path) -> Result<Self, ReferenceFailure> {
+        Self::start_build(options, Build::Canonical, model)
+    }
+
+    /// As [`start`](Self::start), with the built-in library chosen.
+    ///
+    /// # Errors
+    /// See [`ReferenceFailure`].
+    pub fn start_build(
+        options: &ReferenceOptions,
+        build: Build,
+        model: &Path,
+    ) -> Result<Self, ReferenceFailure> {
         let mut process = ReferenceProcess::spawn(&options.executable, options.timeout)?;
         match process.receive()? {
             (Response::Hello { .. }, _) => {}
@@ -66,7 +81,7 @@ impl Reference {
         }
         let path_bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
         let library = options.library.as_deref().map(path_bytes);
-        process.request("load", &Request::Load { model: path_bytes(model), library }, &[])?;
+        process.request("load", &Request::Load { model: path_bytes(model), library, build }, &[])?;
         match process.receive()? {
             (Response::Ready { version, build, vocabulary, layers }, _) => Ok(Self {
                 version,

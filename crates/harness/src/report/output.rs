@@ -9,23 +9,24 @@ use clap::ValueEnum;
 use super::{Detail, Format, Report};
 use crate::exit::Failure;
 
-/// One `--report FORMAT=PATH`.
+/// One `--report FORMAT=PATH`; `F` are the formats of the command.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReportFile {
+pub struct ReportFile<F = Format> {
     /// The format.
-    pub format: Format,
+    pub format: F,
     /// The file.
     pub path: PathBuf,
 }
 
-impl FromStr for ReportFile {
+impl<F: ValueEnum> FromStr for ReportFile<F> {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (format, path) =
             text.split_once('=').ok_or("expected FORMAT=PATH, for example json=report.json")?;
-        let format = Format::from_str(format, false).map_err(|_| {
-            let known: Vec<String> = Format::value_variants().iter().map(ToString::to_string).collect();
+        let format = F::from_str(format, false).map_err(|_| {
+            let named = F::value_variants().iter().filter_map(ValueEnum::to_possible_value);
+            let known: Vec<String> = named.map(|value| value.get_name().to_owned()).collect();
             format!("unknown format `{format}`: expected {}", known.join(", "))
         })?;
         if path.is_empty() {
@@ -104,7 +105,19 @@ pub fn directory(path: &Path) -> &Path {
 /// # Errors
 /// The first one; [`Failure::output`] names the file.
 pub fn write(report: &Report, stdout: Format, detail: Detail, files: &[ReportFile]) -> Result<(), Failure> {
-    let render = |format: Format| format.render(report, detail).map_err(Failure::internal);
+    write_rendered(stdout, files, |format| format.render(report, detail))
+}
+
+/// As [`write()`], for a report that `render` turns into the formats of its command.
+///
+/// # Errors
+/// As [`write()`].
+pub fn write_rendered<F: Copy>(
+    stdout: F,
+    files: &[ReportFile<F>],
+    render: impl Fn(F) -> serde_json::Result<String>,
+) -> Result<(), Failure> {
+    let render = |format: F| render(format).map_err(Failure::internal);
     let mut outcome = render(stdout).and_then(|text| write_stdout(&text));
     for ReportFile { format, path } in files {
         let written = render(*format)
@@ -156,7 +169,7 @@ mod tests {
         let parsed = ReportFile { format: Format::Json, path: PathBuf::from("a=b.json") };
         assert_eq!("json=a=b.json".parse(), Ok(parsed));
         for text in ["json", "yaml=x", "json=", "=x"] {
-            assert!(text.parse::<ReportFile>().is_err(), "{text}");
+            assert!(text.parse::<ReportFile<Format>>().is_err(), "{text}");
         }
     }
 

@@ -2,6 +2,7 @@
 //! is wrong, and the verdict in the last line. At most [`WIDTH`] columns, except for commands to copy and the
 //! verdict, which is one line whatever it counts.
 
+mod bench;
 mod findings;
 mod group;
 mod head;
@@ -14,6 +15,7 @@ use layout::line;
 
 use super::{Detail, Report};
 
+pub use bench::render as render_bench;
 pub use layout::WIDTH;
 
 /// Renders the report; `detail` chooses the tables of taps.

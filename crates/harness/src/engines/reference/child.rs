@@ -9,16 +9,18 @@ use std::io::{BufReader, BufWriter, Read, Write};
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Instant;
 
 use anyhow::{Context, anyhow};
 use ffi_ref::{BatchToken, Library, Model, Node, Session, SessionSettings, TapVisitor};
 
 use super::frame::{FrameError, read_frame, write_frame};
 use super::protocol::{
-    Content, ErrorKind, MAX_NAME, NodeHeader, Request, Response, SessionRequest, WireToken, element_size,
+    Build, Content, ErrorKind, MAX_NAME, NodeHeader, Request, Response, SessionRequest, WireToken,
+    element_size,
 };
 use crate::case::LayerSelection;
-use crate::compare::views;
+use crate::compare::{logits, views};
 use crate::engines::BuildManifest;
 use crate::exit::chain;
 use engine::tap::TapKey;
@@ -63,8 +65,8 @@ fn serve(input: impl Read, output: impl Write) -> anyhow::Result<()> {
             Err(error) => return Err(error.into()),
         };
         let answer = match request {
-            Request::Load { model: path, library } => {
-                load(&path, library.as_deref()).map(|(loaded, ready)| {
+            Request::Load { model: path, library, build } => {
+                load(&path, library.as_deref(), build).map(|(loaded, ready)| {
                     session = None;
                     model = Some(loaded);
                     (ready, Vec::new())
@@ -82,6 +84,17 @@ fn serve(input: impl Read, output: impl Write) -> anyhow::Result<()> {
             Request::Decode { tokens } => {
                 with(session.as_mut()).and_then(|session| decode(session, &tokens, &layers, &mut output))
             }
+            Request::Clear => with(session.as_mut()).map(|session| {
+                session.kv_clear();
+                (Response::Done, Vec::new())
+            }),
+            Request::Time { position, .. } => {
+                with(session.as_mut()).and_then(|session| time(session, position, &payload))
+            }
+            Request::Rest => with(session.as_mut()).map(|session| {
+                session.rest();
+                (Response::Done, Vec::new())
+            }),
         };
         match answer {
             Ok((response, payload)) => write_frame(&mut output, &response, &payload)?,
@@ -109,7 +122,11 @@ fn with<T>(value: Option<T>) -> Result<T, Stop> {
 }
 
 fn run_error(error: ffi_ref::Error) -> Stop {
-    Stop::Answer(ErrorKind::Run, chain(&error.into()))
+    let kind = match error {
+        ffi_ref::Error::StackTooSmall(_) => ErrorKind::Stack,
+        _ => ErrorKind::Run,
+    };
+    Stop::Answer(kind, chain(&error.into()))
 }
 
 fn cut(mut text: String) -> String {
@@ -117,12 +134,12 @@ fn cut(mut text: String) -> String {
     text
 }
 
-fn load(path: &[u8], library: Option<&[u8]>) -> Result<(Model, Response), Stop> {
+fn load(path: &[u8], library: Option<&[u8]>, build: Build) -> Result<(Model, Response), Stop> {
     let library = match library {
-        Some(path) => Library::open(Path::new(OsStr::from_bytes(path))),
-        None => Library::canonical(),
+        Some(path) => Library::open(Path::new(OsStr::from_bytes(path))).map_err(anyhow::Error::from),
+        None => built_in(build),
     }
-    .map_err(|error| Stop::Answer(ErrorKind::Library, chain(&error.into())))?;
+    .map_err(|error| Stop::Answer(ErrorKind::Library, chain(&error)))?;
     let model = Model::open(&library, Path::new(OsStr::from_bytes(path)))
         .map_err(|error| Stop::Answer(ErrorKind::Model, chain(&error.into())))?;
     let build = library.build();
@@ -141,10 +158,20 @@ fn load(path: &[u8], library: Option<&[u8]>) -> Result<(Model, Response), Stop> 
     Ok((model, ready))
 }
 
+fn built_in(build: Build) -> anyhow::Result<Library> {
+    match build {
+        Build::Canonical => Ok(Library::canonical()?),
+        #[cfg(feature = "upstream-build")]
+        Build::Upstream => Ok(Library::upstream()?),
+        #[cfg(not(feature = "upstream-build"))]
+        Build::Upstream => Err(anyhow!("this program was built without the feature `upstream-build`")),
+    }
+}
+
 fn open(model: &Model, request: &SessionRequest) -> Result<Session, Stop> {
     let settings = SessionSettings {
         context: request.context,
-        batch: request.micro_batch,
+        batch: request.context,
         micro_batch: request.micro_batch,
         threads: request.threads,
     };
@@ -196,6 +223,31 @@ fn decode(
     let vocabulary = logits.len().checked_div(outputs).unwrap_or(0);
     let response = Response::Logits { rows: outputs as u64, vocabulary: vocabulary as u64 };
     Ok((response, bytemuck::cast_slice(logits).to_vec()))
+}
+
+/// Decodes without taps: the scheduler's callback is off, as in every ordinary use of the reference. The
+/// logits stay here, so that no pipe is in the measured time.
+fn time(session: &mut Session, position: u32, tokens: &[u8]) -> Answer {
+    let tokens = tokens.as_chunks().0;
+    let first = i32::try_from(position).unwrap_or(i32::MAX);
+    let batch: Vec<BatchToken> = tokens
+        .iter()
+        .enumerate()
+        .map(|(index, &token)| BatchToken {
+            token: i32::from_le_bytes(token),
+            position: first.saturating_add(i32::try_from(index).unwrap_or(i32::MAX)),
+            sequence: 0,
+            output: index + 1 == tokens.len(),
+        })
+        .collect();
+    let started = Instant::now();
+    session.decode(&batch, None).map_err(run_error)?;
+    let elapsed = started.elapsed();
+    let response = Response::Timed {
+        nanoseconds: u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX),
+        choice: logits::greedy(session.logits()).and_then(|token| u32::try_from(token).ok()),
+    };
+    Ok((response, Vec::new()))
 }
 
 /// Sends every node as a frame, in the order of evaluation.
@@ -293,11 +345,14 @@ mod tests {
         let mut input = Vec::new();
         write_frame(&mut input, &Request::Decode { tokens: Vec::new() }, &[]).expect("written");
         write_frame(&mut input, &Request::Tokenize { bytes: 1 }, b"a").expect("written");
+        write_frame(&mut input, &Request::Time { position: 0, count: 1 }, &[0; 4]).expect("written");
+        write_frame(&mut input, &Request::Clear, &[]).expect("written");
+        write_frame(&mut input, &Request::Rest, &[]).expect("written");
         let mut output = Vec::new();
         serve(&input[..], &mut output).expect("the end of the input is orderly");
         let mut frames = &output[..];
         assert!(matches!(read_frame(&mut frames), Ok((Response::Hello { .. }, _))));
-        for _ in 0..2 {
+        for _ in 0..5 {
             assert!(matches!(read_frame(&mut frames), Ok((Response::Error { kind: ErrorKind::Run, .. }, _))));
         }
         assert!(matches!(read_frame::<Response>(&mut frames), Err(FrameError::Closed)));

@@ -30,6 +30,13 @@ pub enum ReferenceFailure {
         /// The loader's own words.
         text: String,
     },
+    /// The reference's threads have too little stack for the scratch of a micro-batch (spec §2.4); a
+    /// smaller one may do.
+    #[error("the reference cannot run with this micro-batch: {text}")]
+    StackTooSmall {
+        /// The reference's own words.
+        text: String,
+    },
     /// The reference returned an error while it made a session, tokenised or decoded.
     #[error("the reference returned an error during {during}: {text}")]
     Refused {
@@ -115,7 +122,10 @@ impl ReferenceFailure {
     /// What was asked of the reference, where it ran.
     pub fn during(&self) -> Option<&'static str> {
         match self {
-            Self::Spawn { .. } | Self::LibraryNotLoaded { .. } | Self::ModelRefused { .. } => None,
+            Self::Spawn { .. }
+            | Self::LibraryNotLoaded { .. }
+            | Self::ModelRefused { .. }
+            | Self::StackTooSmall { .. } => None,
             Self::Refused { during, .. }
             | Self::Crashed { during, .. }
             | Self::Killed { during, .. }
@@ -132,6 +142,7 @@ impl ReferenceFailure {
             Self::Spawn { .. }
             | Self::LibraryNotLoaded { .. }
             | Self::ModelRefused { .. }
+            | Self::StackTooSmall { .. }
             | Self::Refused { .. } => None,
             Self::Crashed { trace, .. }
             | Self::Killed { trace, .. }
@@ -148,6 +159,7 @@ impl ReferenceFailure {
             Self::Spawn { .. } => "spawn",
             Self::LibraryNotLoaded { .. } => "library_not_loaded",
             Self::ModelRefused { .. } => "model_refused",
+            Self::StackTooSmall { .. } => "stack_too_small",
             Self::Refused { .. } => "refused",
             Self::Crashed { .. } => "crashed",
             Self::Killed { .. } => "killed",

@@ -1,6 +1,6 @@
 //! Every class of corrupt frame, once: the error has to name what is wrong.
 
-use super::super::protocol::{Content, NodeHeader, Request, Response, SessionRequest, WireToken};
+use super::super::protocol::{Build, Content, NodeHeader, Request, Response, SessionRequest, WireToken};
 use super::*;
 
 fn node(content: Content) -> Response {
@@ -53,7 +53,7 @@ fn frames_survive_the_round_trip_back_to_back() {
 #[test]
 fn requests_survive_the_round_trip() {
     for (request, payload) in [
-        (Request::Load { model: vec![0xff, b'/'], library: None }, &b""[..]),
+        (Request::Load { model: vec![0xff, b'/'], library: None, build: Build::Upstream }, &b""[..]),
         (Request::Tokenize { bytes: 3 }, b"abc"),
         (Request::Pieces { count: 1 }, &[1, 0, 0, 0]),
         (
@@ -69,6 +69,9 @@ fn requests_survive_the_round_trip() {
             Request::Decode { tokens: vec![WireToken { token: 7, position: 1, sequence: 0, output: true }] },
             b"",
         ),
+        (Request::Clear, b""),
+        (Request::Time { position: 3, count: 2 }, &[1, 0, 0, 0, 2, 0, 0, 0]),
+        (Request::Rest, b""),
     ] {
         let mut bytes = Vec::new();
         write_frame(&mut bytes, &request, payload).expect("a valid request");

@@ -151,6 +151,7 @@ impl ReferenceProcess {
         match kind {
             ErrorKind::Library => ReferenceFailure::LibraryNotLoaded { text },
             ErrorKind::Model => ReferenceFailure::ModelRefused { text },
+            ErrorKind::Stack => ReferenceFailure::StackTooSmall { text },
             ErrorKind::Run => ReferenceFailure::Refused { during: self.during, text },
         }
     }

@@ -32,6 +32,8 @@ pub enum Request {
         model: Vec<u8>,
         /// A library to load in place of the built-in one.
         library: Option<Vec<u8>>,
+        /// The built-in library, where no other is given.
+        build: Build,
     },
     /// Make the session [`Response::SessionReady`].
     Session(SessionRequest),
@@ -50,6 +52,39 @@ pub enum Request {
         /// The batch.
         tokens: Vec<WireToken>,
     },
+    /// Empty the KV cache [`Response::Done`].
+    Clear,
+    /// Decode the tokens in the payload (i32) in one call of sequence 0, without taps and with logits for
+    /// the last one only, and measure the call [`Response::Timed`].
+    Time {
+        /// Position of the first token.
+        position: u32,
+        /// Number of tokens.
+        count: u64,
+    },
+    /// Put the reference's idle threads to sleep [`Response::Done`].
+    Rest,
+}
+
+/// A built-in library of the reference.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Build {
+    /// The build that exactness is promised against
+    #[default]
+    Canonical,
+    /// The build with upstream's default flags (needs the cargo feature `upstream-build`)
+    Upstream,
+}
+
+impl Build {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Canonical => "canonical",
+            Self::Upstream => "upstream",
+        }
+    }
 }
 
 /// The settings of the reference's session.
@@ -57,7 +92,7 @@ pub enum Request {
 pub struct SessionRequest {
     /// Cells of the KV cache.
     pub context: u32,
-    /// Most tokens per decode call.
+    /// Most tokens per graph. A decode call may hold as many as the context does.
     pub micro_batch: u32,
     /// Threads.
     pub threads: u32,
@@ -125,6 +160,15 @@ pub enum Response {
         /// Values per row.
         vocabulary: u64,
     },
+    /// The request was carried out.
+    Done,
+    /// The tokens are decoded.
+    Timed {
+        /// Wall time of the decode call alone.
+        nanoseconds: u64,
+        /// The token with the largest logit, the lowest id among equals; `None` if a logit is NaN.
+        choice: Option<u32>,
+    },
     /// The request failed; the child is still alive.
     Error {
         /// What failed.
@@ -142,6 +186,8 @@ pub enum ErrorKind {
     Library,
     /// The model was refused.
     Model,
+    /// The reference's threads have too little stack for the micro-batch (spec §2.4).
+    Stack,
     /// Anything later.
     Run,
 }
@@ -190,8 +236,8 @@ impl Message for Request {
     fn payload_length(&self) -> Result<u64, FrameError> {
         match self {
             Self::Tokenize { bytes } => Ok(*bytes),
-            Self::Pieces { count } => product(&[*count, 4]),
-            Self::Load { .. } | Self::Session(_) | Self::Decode { .. } => Ok(0),
+            Self::Pieces { count } | Self::Time { count, .. } => product(&[*count, 4]),
+            Self::Load { .. } | Self::Session(_) | Self::Decode { .. } | Self::Clear | Self::Rest => Ok(0),
         }
     }
 }
@@ -199,7 +245,12 @@ impl Message for Request {
 impl Message for Response {
     fn payload_length(&self) -> Result<u64, FrameError> {
         match self {
-            Self::Hello { .. } | Self::Ready { .. } | Self::SessionReady | Self::Error { .. } => Ok(0),
+            Self::Hello { .. }
+            | Self::Ready { .. }
+            | Self::SessionReady
+            | Self::Done
+            | Self::Timed { .. }
+            | Self::Error { .. } => Ok(0),
             Self::Tokens { count } => product(&[*count, 4]),
             Self::Pieces { lengths } => Ok(lengths.iter().map(|&length| u64::from(length)).sum()),
             Self::Node(node) => node.payload_length(),

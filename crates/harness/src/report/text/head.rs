@@ -15,14 +15,7 @@ pub(super) fn render(out: &mut String, report: &Report) {
         field(out, "seed", &seed.to_string());
     }
     match &manifest.subject {
-        Some(subject) => {
-            let kernel = subject.kernel.as_deref().unwrap_or("unknown");
-            let text = format!(
-                "{} {}, kernel {kernel}, threads: {}",
-                subject.name, subject.version, subject.threads
-            );
-            field(out, "subject", &text);
-        }
+        Some(engine) => subject(out, engine),
         None => field(out, "subject", "not set up"),
     }
     match &manifest.reference {
@@ -45,7 +38,7 @@ pub(super) fn render(out: &mut String, report: &Report) {
     field(out, "run", &text);
 }
 
-fn sizes(model: &ModelManifest) -> String {
+pub(super) fn sizes(model: &ModelManifest) -> String {
     format!(
         "{}, {} layers, width {}, {}/{} heads of {}, ffn {}, vocabulary {}, context {}, eps {:e}, theta {}",
         model.architecture,
@@ -62,7 +55,13 @@ fn sizes(model: &ModelManifest) -> String {
     )
 }
 
-fn reference(out: &mut String, engine: &EngineManifest) {
+pub(super) fn subject(out: &mut String, engine: &EngineManifest) {
+    let kernel = engine.kernel.as_deref().unwrap_or("unknown");
+    let text = format!("{} {}, kernel {kernel}, threads: {}", engine.name, engine.version, engine.threads);
+    field(out, "subject", &text);
+}
+
+pub(super) fn reference(out: &mut String, engine: &EngineManifest) {
     let build = engine.build.as_ref();
     let sources = match build {
         Some(BuildManifest { library: Some(_), .. }) => "user's library, not verified",

@@ -1,0 +1,265 @@
+//! The report of `bench`: one value; its JSON form is what serde writes, its text form is in `report::text`.
+
+use serde::Serialize;
+
+use super::bandwidth::Bandwidth;
+use super::duel::{Agreement, Series};
+use super::statistics::{Interval, median};
+use super::work::Work;
+use super::workload::Workload;
+use crate::engines::EngineManifest;
+use crate::engines::reference::protocol::Build;
+use crate::report::manifest::{Cpu, ModelManifest, Tool};
+
+/// Everything that a bench has to say.
+#[derive(Debug, Clone, Serialize)]
+pub struct BenchReport {
+    /// [`SCHEMA_VERSION`](crate::report::SCHEMA_VERSION).
+    pub schema_version: u32,
+    /// 0, or 1 if the tokens do not agree with the canonical build: nothing is timed then.
+    pub exit_code: u8,
+    /// The build of the reference.
+    pub against: Build,
+    /// Whether every greedy token of both sides is the same. The upstream build rounds otherwise than the canonical
+    /// one, so a disagreement with it is reported and the times stand.
+    pub tokens_agree: bool,
+    /// The comparison of the tokens.
+    pub agreement: Agreement,
+    /// Single tokens behind a prompt; `None` if nothing was timed.
+    pub decode: Option<DecodeReport>,
+    /// Prompts.
+    pub prefill: Vec<PrefillReport>,
+    /// What memory can give.
+    pub bandwidth: Bandwidth,
+    /// Threads of each side.
+    pub threads: usize,
+    /// Pairs per workload.
+    pub pairs: usize,
+    /// How the speeds change with one quantity at a time, if that was asked for.
+    pub scaling: Option<Scaling>,
+    /// What a reader has to know before trusting a figure.
+    pub warnings: Vec<String>,
+    /// What was run, on what, built how.
+    pub manifest: BenchManifest,
+}
+
+/// What was run, on what, built how.
+#[derive(Debug, Clone, Serialize)]
+pub struct BenchManifest {
+    /// This program.
+    pub tool: Tool,
+    /// The model.
+    pub model: ModelManifest,
+    /// The subject.
+    pub subject: EngineManifest,
+    /// The reference.
+    pub reference: EngineManifest,
+    /// The processor.
+    pub cpu: Cpu,
+    /// Most tokens per graph of the subject.
+    pub micro_batch: usize,
+    /// Most tokens per graph of the reference.
+    pub reference_micro_batch: usize,
+    /// The command that repeats the run.
+    pub reproduce: String,
+}
+
+/// The speeds of both sides on one workload.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Speed {
+    /// Subject speed by reference speed, pair by pair; above 1 the subject is faster.
+    pub ratio: Interval,
+    /// Tokens per second of the subject, the median of its times.
+    pub subject_tps: f64,
+    /// Tokens per second of the reference.
+    pub reference_tps: f64,
+    /// 10⁹ multiply-adds per second of the subject.
+    pub subject_gmacs: f64,
+    /// 10⁹ multiply-adds per second of the reference.
+    pub reference_gmacs: f64,
+    /// The times themselves, in seconds, in the order in which they were taken.
+    pub seconds: Seconds,
+}
+
+/// The times of a series, pair by pair.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Seconds {
+    /// Of the subject.
+    pub subject: Vec<f64>,
+    /// Of the reference.
+    pub reference: Vec<f64>,
+}
+
+impl Speed {
+    /// The speeds of a series of a workload that does `work`.
+    pub fn of(series: &Series, work: &Work) -> Self {
+        let (subject, reference): (Vec<f64>, Vec<f64>) = series.pairs.iter().copied().unzip();
+        let ratios: Vec<f64> = series.pairs.iter().map(|(ours, theirs)| theirs / ours).collect();
+        let tokens = series.workload.timed_tokens() as f64;
+        let giga = work.multiply_adds / 1e9;
+        let (ours, theirs) = (median(&subject), median(&reference));
+        Self {
+            ratio: Interval::of(&ratios),
+            subject_tps: tokens / ours,
+            reference_tps: tokens / theirs,
+            subject_gmacs: giga / ours,
+            reference_gmacs: giga / theirs,
+            seconds: Seconds { subject, reference },
+        }
+    }
+}
+
+/// One prompt length.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PrefillReport {
+    /// Tokens of the prompt.
+    pub tokens: usize,
+    /// The speeds.
+    #[serde(flatten)]
+    pub speed: Speed,
+}
+
+/// Single tokens behind a prompt.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct DecodeReport {
+    /// Tokens of the prompt.
+    pub depth: usize,
+    /// Single tokens that were timed.
+    pub steps: usize,
+    /// The speeds.
+    #[serde(flatten)]
+    pub speed: Speed,
+    /// Bytes that a token reads at least: all weights, and the keys and values before it.
+    pub bytes_per_token: f64,
+    /// 10⁹ bytes per second that the subject reads by that count.
+    pub subject_gbps: f64,
+    /// Likewise of the reference.
+    pub reference_gbps: f64,
+    /// The subject's share of the measured read bandwidth. Above 1 where weights stay in a cache.
+    pub bandwidth_fraction: f64,
+}
+
+/// How the speeds change with one quantity at a time.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Scaling {
+    /// Pairs per row.
+    pub pairs: usize,
+    /// With the threads of each side: a prompt, and single tokens.
+    pub threads: Vec<ThreadsRow>,
+    /// With the length of the prompt.
+    pub prompt: Vec<PrefillReport>,
+    /// With the number of tokens before the decoded ones.
+    pub depth: Vec<DecodeReport>,
+    /// What does not fit into the model's context length and was left out: prompt lengths and depths.
+    pub skipped: Vec<usize>,
+}
+
+/// One number of threads.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ThreadsRow {
+    /// Threads of each side.
+    pub threads: usize,
+    /// A prompt.
+    pub prefill: PrefillReport,
+    /// Single tokens; the bandwidth fraction is of the bandwidth that was measured with all threads.
+    pub decode: DecodeReport,
+}
+
+/// A series as a line of a report.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Line {
+    /// Of a prompt.
+    Prefill(PrefillReport),
+    /// Of single tokens.
+    Decode(DecodeReport),
+}
+
+impl Line {
+    /// The line of a series whose workload does `work`, on a machine of this `bandwidth`.
+    pub fn of(series: &Series, work: &Work, bandwidth: &Bandwidth) -> Self {
+        let speed = Speed::of(series, work);
+        match series.workload {
+            Workload::Prefill { tokens } => Self::Prefill(PrefillReport { tokens, speed }),
+            Workload::Decode { depth, steps } => {
+                let bytes_per_token = work.bytes_per_token.unwrap_or(f64::NAN);
+                let rate = |tps: f64| tps * bytes_per_token / 1e9;
+                let (subject_gbps, reference_gbps) = (rate(speed.subject_tps), rate(speed.reference_tps));
+                Self::Decode(DecodeReport {
+                    depth,
+                    steps,
+                    speed,
+                    bytes_per_token,
+                    subject_gbps,
+                    reference_gbps,
+                    bandwidth_fraction: subject_gbps / bandwidth.gbps,
+                })
+            }
+        }
+    }
+}
+
+/// The lines of several series, prompts and single tokens apart.
+pub fn lines(
+    series: &[Series],
+    work: impl Fn(Workload) -> Work,
+    bandwidth: &Bandwidth,
+) -> (Vec<PrefillReport>, Vec<DecodeReport>) {
+    let (mut prefill, mut decode) = (Vec::new(), Vec::new());
+    for series in series {
+        match Line::of(series, &work(series.workload), bandwidth) {
+            Line::Prefill(line) => prefill.push(line),
+            Line::Decode(line) => decode.push(line),
+        }
+    }
+    (prefill, decode)
+}
+
+/// A format of the report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum BenchFormat {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+impl BenchFormat {
+    /// The report in this format, ending with a line break.
+    pub fn render(self, report: &BenchReport) -> serde_json::Result<String> {
+        match self {
+            Self::Text => Ok(crate::report::text::render_bench(report)),
+            Self::Json => serde_json::to_string_pretty(report).map(|text| text + "\n"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BANDWIDTH: Bandwidth = Bandwidth { threads: 2, bytes: 1 << 29, gbps: 20.0 };
+
+    #[test]
+    fn a_ratio_is_taken_within_a_pair_and_speeds_are_of_median_times() {
+        // The machine was ten times slower during the last pair: the ratio does not care.
+        let pairs = vec![(1.0, 2.0), (1.0, 2.0), (10.0, 20.0)];
+        let series = Series { workload: Workload::Prefill { tokens: 8 }, pairs };
+        let work = Work { multiply_adds: 4e9, bytes_per_token: None };
+        let speed = Speed::of(&series, &work);
+        assert_eq!(speed.ratio, Interval { median: 2.0, lo: 2.0, hi: 2.0 });
+        assert_eq!((speed.subject_tps, speed.reference_tps), (8.0, 4.0));
+        assert_eq!((speed.subject_gmacs, speed.reference_gmacs), (4.0, 2.0));
+        assert_eq!(speed.seconds.reference, [2.0, 2.0, 20.0]);
+    }
+
+    #[test]
+    fn bandwidth_is_bytes_per_token_times_tokens_per_second() {
+        let series =
+            Series { workload: Workload::Decode { depth: 4, steps: 10 }, pairs: vec![(1.0, 2.0); 3] };
+        let work = Work { multiply_adds: 1e9, bytes_per_token: Some(0.5e9) };
+        let Line::Decode(line) = Line::of(&series, &work, &BANDWIDTH) else { panic!("a decode") };
+        assert_eq!((line.subject_gbps, line.reference_gbps, line.bandwidth_fraction), (5.0, 2.5, 0.25));
+        let (prefill, decode) = lines(&[series], |_| work, &BANDWIDTH);
+        assert_eq!((prefill.len(), decode), (0, vec![line]));
+    }
+}

@@ -1,0 +1,146 @@
+//! How much a workload has to compute and to read, counted on the graph.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use engine::graph::{Extents, Op};
+use engine::model::Model;
+
+use super::workload::Workload;
+
+/// The work of the timed part of a workload.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Work {
+    /// Multiply-adds of all matrix products, attention included; what the causal mask hides is not counted.
+    pub multiply_adds: f64,
+    /// Bytes that decoding one token reads at least: every weight once, and the keys and values of the tokens
+    /// before it, averaged over the steps. `None` for a prefill, where the weights are read once for many tokens.
+    pub bytes_per_token: Option<f64>,
+}
+
+impl Work {
+    /// Counts the timed part of `workload`.
+    pub fn of(model: &Model, workload: Workload) -> Self {
+        match workload {
+            Workload::Prefill { tokens } => {
+                Self { multiply_adds: multiply_adds(model, 0..tokens, 1), bytes_per_token: None }
+            }
+            Workload::Decode { depth, steps } => {
+                let positions = depth..depth.saturating_add(steps);
+                let bytes = weight_bytes(model) as f64 + cache_bytes(model, positions.clone());
+                Self { multiply_adds: multiply_adds(model, positions, steps), bytes_per_token: Some(bytes) }
+            }
+        }
+    }
+}
+
+/// Multiply-adds of decoding the tokens at `positions`, `outputs` of them with logits.
+fn multiply_adds(model: &Model, positions: Range<usize>, outputs: usize) -> f64 {
+    let hyper = model.hyper();
+    let extents = Extents { tokens: positions.len(), outputs, cells: 0 };
+    let attention = (hyper.heads * hyper.head_dim) as f64 * attended(positions);
+    let products = model.graph().nodes.iter().map(|node| match &node.op {
+        Op::MatMul { .. } => {
+            // Each value of the output is a dot product over the input's first dim.
+            let depth = node.inputs.first().map_or(0, |&id| extents.resolve(model.graph().node(id).dims[0]));
+            node.dims.iter().map(|&dim| extents.resolve(dim) as f64).product::<f64>() * depth as f64
+        }
+        Op::Kq | Op::Kqv => attention,
+        _ => 0.0,
+    });
+    products.sum()
+}
+
+/// Tokens that the tokens at `positions` look at, in all: each at itself and everything before it.
+fn attended(positions: Range<usize>) -> f64 {
+    let (start, end) = (positions.start as f64, positions.end as f64);
+    // Σ (p + 1) for p from start to end − 1.
+    (end * (end + 1.0) - start * (start + 1.0)) / 2.0
+}
+
+/// Bytes of every weight that each token needs as a whole. The embedding table counts where it is the head; the one
+/// row of it that is looked up does not.
+fn weight_bytes(model: &Model) -> u64 {
+    let read: BTreeSet<_> = model
+        .graph()
+        .nodes
+        .iter()
+        .filter_map(|node| match node.op {
+            Op::MatMul { weight } => Some(weight),
+            Op::MulWeight { gamma } => Some(gamma),
+            Op::AddWeight { bias } => Some(bias),
+            _ => None,
+        })
+        .collect();
+    read.into_iter().map(|id| model.weight_bytes(id).len() as u64).sum()
+}
+
+/// Bytes of keys and values, two each, that the tokens at `positions` read on average.
+fn cache_bytes(model: &Model, positions: Range<usize>) -> f64 {
+    let hyper = model.hyper();
+    let steps = positions.len().max(1) as f64;
+    (2 * 2 * hyper.layers * hyper.kv_width()) as f64 * attended(positions) / steps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generate::{ModelSpec, Preset, write_model};
+
+    /// The tiny preset: 2 layers, width 256, 4/2 heads of 64, ffn 640, vocabulary 512, F16 head.
+    fn with_tiny(check: impl FnOnce(&Model)) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("tiny.gguf");
+        write_model(&ModelSpec::preset(Preset::Tiny), &path).expect("written");
+        check(&Model::open(&path).expect("opens"));
+    }
+
+    /// Weights of one layer: q and o 256², k and v 256·128, three of 256·640.
+    const LAYER: f64 = (2 * 256 * 256 + 2 * 256 * 128 + 3 * 256 * 640) as f64;
+    const HEAD: f64 = (256 * 512) as f64;
+
+    #[test]
+    fn one_token_multiplies_every_weight_once() {
+        with_tiny(|model| {
+            // The first token looks at itself only: 256 products for the scores and 256 for the values.
+            let expected = 2.0 * (LAYER + 2.0 * 256.0) + HEAD;
+            let work = Work::of(model, Workload::Decode { depth: 0, steps: 1 });
+            assert_eq!(work.multiply_adds, expected);
+            assert_eq!(Work::of(model, Workload::Prefill { tokens: 1 }).multiply_adds, expected);
+        });
+    }
+
+    #[test]
+    fn a_prompt_drops_what_no_output_needs() {
+        with_tiny(|model| {
+            // The last layer's feed-forward part runs for the output token alone, the head too.
+            let ffn = (3 * 256 * 640) as f64;
+            let attention = 2.0 * 2.0 * 256.0 * (1 + 2 + 3) as f64;
+            let expected = 2.0 * 3.0 * LAYER - 2.0 * ffn + attention + HEAD;
+            assert_eq!(Work::of(model, Workload::Prefill { tokens: 3 }).multiply_adds, expected);
+        });
+    }
+
+    #[test]
+    fn a_decoded_token_reads_packed_weights_the_head_and_the_cache() {
+        with_tiny(|model| {
+            // I2_S: a quarter byte per weight and 32 bytes behind each of the 7 tensors (spec §1.3).
+            let ternary = 2.0 * (LAYER / 4.0 + 7.0 * 32.0);
+            // attn_norm, attn_sub_norm, ffn_norm of 256, ffn_sub_norm of 640, per layer; output_norm.
+            let norms = 4.0 * (2.0 * (3.0 * 256.0 + 640.0) + 256.0);
+            let bytes = |depth, steps| {
+                Work::of(model, Workload::Decode { depth, steps }).bytes_per_token.expect("a decode")
+            };
+            let cell = (2 * 2 * 2 * 128) as f64;
+            assert_eq!(bytes(10, 1), ternary + norms + 2.0 * HEAD + 11.0 * cell);
+            assert_eq!(bytes(10, 3), ternary + norms + 2.0 * HEAD + 12.0 * cell, "11, 12 and 13 cells");
+        });
+    }
+
+    #[test]
+    fn attention_grows_with_the_position() {
+        assert_eq!(attended(0..0), 0.0);
+        assert_eq!(attended(0..4), 10.0);
+        assert_eq!(attended(7..9), 8.0 + 9.0);
+    }
+}

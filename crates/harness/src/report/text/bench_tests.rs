@@ -1,0 +1,151 @@
+//! What the text report of a bench says, on a report made by hand.
+
+use super::*;
+use crate::bench::bandwidth::Bandwidth;
+use crate::bench::duel::{Agreement, Series};
+use crate::bench::report::{BenchFormat, ThreadsRow, lines};
+use crate::bench::work::Work;
+use crate::engines::EngineManifest;
+use crate::engines::reference::protocol::Build;
+use crate::report::manifest::{Cpu, ModelManifest, Tool};
+use crate::report::text::WIDTH;
+
+fn engine(name: &str) -> EngineManifest {
+    EngineManifest {
+        name: name.to_owned(),
+        version: "1.0".to_owned(),
+        threads: 2,
+        kernel: Some("avx2".to_owned()),
+        build: None,
+    }
+}
+
+fn fixture() -> BenchReport {
+    let bandwidth = Bandwidth { threads: 2, bytes: 1 << 29, gbps: 20.0 };
+    let pairs = |ours, theirs| vec![(ours, theirs); 10];
+    let series = [
+        Series { workload: Workload::Prefill { tokens: 128 }, pairs: pairs(1.0, 3.0) },
+        Series { workload: Workload::Decode { depth: 64, steps: 16 }, pairs: pairs(1.0, 2.0) },
+    ];
+    let work = |workload: Workload| Work {
+        multiply_adds: 2e9,
+        bytes_per_token: (workload.steps() > 0).then_some(0.5e9),
+    };
+    let (prefill, decode) = lines(&series, work, &bandwidth);
+    let row = ThreadsRow { threads: 1, prefill: prefill[0].clone(), decode: decode[0].clone() };
+    BenchReport {
+        schema_version: 1,
+        exit_code: 0,
+        against: Build::Canonical,
+        tokens_agree: true,
+        agreement: Agreement { compared: 18, agreeing: 18, first_disagreement: None },
+        decode: decode.first().cloned(),
+        scaling: Some(Scaling {
+            pairs: 5,
+            threads: vec![row],
+            prompt: prefill.clone(),
+            depth: decode,
+            skipped: vec![2048],
+        }),
+        prefill,
+        bandwidth,
+        threads: 2,
+        pairs: 10,
+        warnings: vec!["something to know ".repeat(12)],
+        manifest: BenchManifest {
+            tool: Tool { name: "parity-check", version: "1.0", profile: "release" },
+            model: ModelManifest {
+                path: "m.gguf".to_owned(),
+                sha256: None,
+                architecture: "bitnet-b1.58".to_owned(),
+                layers: 2,
+                width: 256,
+                heads: 4,
+                kv_heads: 2,
+                head_dim: 64,
+                ffn: 640,
+                vocabulary: 512,
+                context_length: 512,
+                rms_eps: 1e-5,
+                rope_theta: 10000.0,
+            },
+            subject: engine("engine"),
+            reference: engine("bitnet.cpp"),
+            cpu: Cpu { model: "a CPU".to_owned(), features: vec!["avx2"] },
+            micro_batch: 128,
+            reference_micro_batch: 512,
+            reproduce: "parity-check bench -m m.gguf".to_owned(),
+        },
+    }
+}
+
+#[test]
+fn the_text_has_every_figure_and_fits_its_width() {
+    let text = render(&fixture());
+    let has = |words: &[&str]| {
+        assert!(
+            text.lines().any(|line| words.iter().all(|word| line.contains(word))),
+            "no line with {words:?}:\n{text}"
+        );
+    };
+    has(&["pp 128", "3.00", "3.00 to 3.00", "128.00", "42.67", "2.0", "0.7"]);
+    has(&["tg 16 @ 64", "2.00", "16.00", "8.00", "1.0"]);
+    has(&["500.0 MB", "8.0 GB/s", "40 %", "4.0 GB/s"]);
+    has(&["greedy tokens: 18 of 18 agree"]);
+    has(&["1: pp 128"]);
+    has(&["left out", "2048"]);
+    has(&["warning: something to know"]);
+    assert!(
+        text.ends_with("bench: 2.00x the canonical build's decode speed, 3.00x on pp 128; tokens agree\n")
+    );
+    for line in text.lines() {
+        assert!(line.chars().count() <= WIDTH, "{line}");
+    }
+}
+
+#[test]
+fn tokens_that_differ_are_shown_and_nothing_is_claimed() {
+    let first = Disagreement {
+        workload: "pp 128".to_owned(),
+        step: 0,
+        subject: Some(5),
+        reference: None,
+        margin: Some(0.25),
+    };
+    let agreement = Agreement { compared: 3, agreeing: 2, first_disagreement: Some(first) };
+    let report = BenchReport {
+        tokens_agree: false,
+        agreement,
+        decode: None,
+        prefill: Vec::new(),
+        scaling: None,
+        ..fixture()
+    };
+    let text = render(&report);
+    assert!(
+        text.contains("pp 128, step 0: subject 5, reference NaN; in the subject's logits 2.500e-1 apart"),
+        "{text}"
+    );
+    assert!(text.contains("nothing was timed") && !text.contains("tok/s"), "{text}");
+}
+
+#[test]
+fn the_json_has_the_keys_of_the_contract() {
+    let text = BenchFormat::Json.render(&fixture()).expect("rendered");
+    let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(json["against"], "canonical");
+    assert_eq!((&json["threads"], &json["pairs"]), (&2.into(), &10.into()));
+    for key in ["median", "lo", "hi"] {
+        assert_eq!(json["decode"]["ratio"][key], 2.0, "{key}");
+        assert_eq!(json["prefill"][0]["ratio"][key], 3.0, "{key}");
+    }
+    assert_eq!(json["decode"]["bandwidth_fraction"], 0.4);
+    assert_eq!(
+        (&json["decode"]["subject_tps"], &json["decode"]["reference_tps"]),
+        (&16.0.into(), &8.0.into())
+    );
+    assert_eq!(
+        (&json["prefill"][0]["tokens"], &json["prefill"][0]["subject_tps"]),
+        (&128.into(), &128.0.into())
+    );
+}
