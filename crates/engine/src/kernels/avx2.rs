@@ -1,9 +1,9 @@
 //! The kernels for AVX2 with FMA and F16C: the instruction set of the canonical build, and so the
 //! same vectors of eight lanes in the same order.
 //!
-//! What bounds them: `i2_s_gemm` with one token reads 32 bytes per about 20 instructions and is
-//! bound by memory; with four or more tokens it is bound by `vpmaddubsw`. `f16_gemm` is bound by
-//! memory on the head and by the conversion on the KV cache.
+//! What bounds them, by their instructions and not by a measurement: `i2_s_gemm` with one token reads
+//! 32 bytes per about 20 instructions and is bound by memory; with four or more tokens it is bound by
+//! `vpmaddubsw`. `f16_gemm` is bound by memory on the head and by the conversion on the KV cache.
 
 use std::arch::x86_64::*;
 

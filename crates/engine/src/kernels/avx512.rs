@@ -2,9 +2,10 @@
 //! width; floating-point sums keep the canonical order by holding two of its eight-lane accumulators
 //! side by side in one register. What gains nothing from the width is left to the AVX2 kernels.
 //!
-//! What bounds them: `i2_s_gemm` with one token is bound by memory (32 bytes of weights take two
-//! shifts, two masks and two `vpdpbusd`); from about four tokens on by `vpdpbusd`, 64 multiply-adds
-//! each. `f16_gemm` is bound by memory with one row of `b`, by the fused multiply-adds otherwise.
+//! What bounds them: `i2_s_gemm` from about four tokens on by `vpdpbusd`, 64 multiply-adds each. With
+//! one token it takes few instructions (two shifts, two masks and two `vpdpbusd` for 32 bytes) and
+//! ought to be bound by memory, but reads weights that are not in cache at a third of the bandwidth:
+//! it walks four short rows at a time. The same holds for `f16_gemm` with one row of `b`.
 
 use std::arch::x86_64::*;
 use std::sync::OnceLock;
