@@ -192,6 +192,28 @@ pub enum Error {
     #[error("bad session setting: {0}")]
     BadSetting(String),
 
+    /// A graph was edited into one that cannot be evaluated.
+    #[error("bad graph: node {node}: {problem}")]
+    BadGraph {
+        /// The node's name.
+        node: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+
+    /// A node was given values of another kind or number than its own.
+    #[error("node {node}: expected {expected} values of type {dtype}, was given {found}")]
+    BadNodeValues {
+        /// The node's name.
+        node: String,
+        /// Its element type.
+        dtype: crate::tap::DType,
+        /// How many values it has in this batch.
+        expected: usize,
+        /// What was given: number and type.
+        found: String,
+    },
+
     /// The receiver of the taps asked the session to stop.
     #[error("stopped by the receiver of the taps at `{tap}`")]
     Stopped {

@@ -215,6 +215,26 @@ impl KvCache {
             out.extend_from_slice(&values[channel * size..][cells.clone()]);
         }
     }
+
+    /// The reverse of [`gather_keys`](Self::gather_keys): overwrites a range of cells with a tap.
+    pub(crate) fn scatter_keys(&mut self, layer: usize, head_dim: usize, cells: Range<usize>, tap: &[f16]) {
+        let (tap, width): (&[u16], _) = (bytemuck::cast_slice(tap), self.width);
+        let keys = &mut self.layers[layer].keys;
+        for (head, rows) in tap.chunks_exact(head_dim * cells.len()).enumerate() {
+            for (cell, row) in cells.clone().zip(rows.chunks_exact(head_dim)) {
+                keys[cell * width + head * head_dim..][..head_dim].copy_from_slice(row);
+            }
+        }
+    }
+
+    /// The reverse of [`gather_values`](Self::gather_values): overwrites a range of cells with a tap.
+    pub(crate) fn scatter_values(&mut self, layer: usize, cells: Range<usize>, tap: &[f16]) {
+        let (tap, size): (&[u16], _) = (bytemuck::cast_slice(tap), self.cells.size());
+        let values = &mut self.layers[layer].values;
+        for (channel, row) in tap.chunks_exact(cells.len()).enumerate() {
+            values[channel * size..][cells.clone()].copy_from_slice(row);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -290,5 +310,9 @@ mod tests {
                 assert_eq!(values[channel * 3 + token], expected);
             }
         }
+        let mut copy = KvCache::new(1, width, 32).unwrap();
+        copy.scatter_keys(0, head_dim, 5..8, &keys);
+        copy.scatter_values(0, 5..8, &values);
+        assert_eq!((copy.keys(0), copy.values(0)), (cache.keys(0), cache.values(0)));
     }
 }

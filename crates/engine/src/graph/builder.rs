@@ -64,6 +64,7 @@ impl Builder {
             inputs: inputs.to_vec(),
             dims: all_dims,
             dtype: if on_cache { DType::F16 } else { DType::F32 },
+            replacement: None,
         });
         NodeId(self.nodes.len() - 1)
     }

@@ -12,9 +12,13 @@ mod bitnet_b158;
 mod builder;
 mod plan;
 
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
 use crate::model::WeightId;
 use crate::ops::rope::RopeParameters;
-use crate::tap::DType;
+use crate::session::Evaluate;
+use crate::tap::{DType, TapKey, TapNames};
 
 pub(crate) use bitnet_b158::build as build_bitnet_b158;
 pub(crate) use builder::Builder;
@@ -187,6 +191,20 @@ pub struct Node {
     pub dims: [Extent; 4],
     /// Element type of the output.
     pub dtype: DType,
+    /// What is evaluated in place of the op; `None` in every graph that a builder makes. The name, the
+    /// shape and the word for the op stay, so that only values can tell.
+    pub replacement: Option<Replacement>,
+}
+
+/// A node's evaluation replaced by another: how a fault is planted that no change of an op, an input or
+/// a weight can express. Two replacements are equal if they are the same object.
+#[derive(Debug, Clone)]
+pub struct Replacement(pub Arc<dyn Evaluate>);
+
+impl PartialEq for Replacement {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 /// The nodes of a model in the order of evaluation. The last one gives the logits.
@@ -197,6 +215,29 @@ pub struct Graph {
 }
 
 impl Graph {
+    /// The keys of all taps, in the order of the nodes.
+    pub fn tap_keys(&self) -> Vec<TapKey> {
+        let mut names = TapNames::default();
+        self.nodes.iter().map(|node| names.next(&node.name)).collect()
+    }
+
+    /// Checks what evaluation relies on: there is a node, and every input comes before its reader.
+    ///
+    /// # Errors
+    /// [`Error::BadGraph`] names the node.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.nodes.is_empty() {
+            return Err(Error::BadGraph { node: "none".to_owned(), problem: "the graph has no node" });
+        }
+        for (index, node) in self.nodes.iter().enumerate() {
+            if node.inputs.iter().any(|input| input.0 >= index) {
+                let problem = "it reads a node that does not come before it";
+                return Err(Error::BadGraph { node: node.name.clone(), problem });
+            }
+        }
+        Ok(())
+    }
+
     /// The node with this id.
     pub fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id.0]

@@ -91,6 +91,31 @@ impl Model {
         &self.graph
     }
 
+    /// Edits the graph of this model only: how a fault is planted in one engine and not in the other.
+    ///
+    /// An edit has to keep the shapes that the ops ask of their inputs; those are not checked again.
+    ///
+    /// # Errors
+    /// [`Error::BadGraph`] if a node would read one that does not come before it; the graph then stays
+    /// as it was.
+    pub fn edit_graph(&mut self, edit: impl FnOnce(&mut Graph)) -> Result<()> {
+        let mut graph = self.graph.clone();
+        edit(&mut graph);
+        graph.check()?;
+        self.graph = graph;
+        Ok(())
+    }
+
+    /// The name of a weight in the file.
+    pub fn weight_name(&self, id: WeightId) -> &str {
+        self.weights[id.0].info.name()
+    }
+
+    /// What the file says of a weight: type, dims, offset.
+    pub fn weight_info(&self, id: WeightId) -> &TensorInfo {
+        &self.weights[id.0].info
+    }
+
     /// The weight called `name`, if the graph reads one of that name.
     pub fn weight(&self, name: &str) -> Option<WeightId> {
         self.weights.iter().position(|weight| weight.info.name() == name).map(WeightId)

@@ -5,6 +5,7 @@ use std::ops::{ControlFlow, Range};
 use half::f16;
 
 use super::BatchToken;
+use super::replacement::NodeRun;
 use super::scratch::{MatrixType, Prepared, Scratch};
 use crate::error::{Error, Result};
 use crate::graph::{CacheSide, Extents, Node, NodeId, Op};
@@ -28,13 +29,18 @@ pub(super) struct Evaluation<'a> {
 }
 
 /// What is fixed during one evaluation.
-struct Batch<'a> {
-    tokens: &'a [BatchToken],
+pub(super) struct Batch<'a> {
+    pub(super) tokens: &'a [BatchToken],
     /// The cells that the tokens are stored in.
-    slot: Range<usize>,
+    pub(super) slot: Range<usize>,
     /// Indices of the tokens that an output is wanted for.
-    outputs: Vec<usize>,
-    extents: Extents,
+    pub(super) outputs: &'a [usize],
+    pub(super) extents: Extents,
+}
+
+/// Indices of the tokens that an output is wanted for.
+pub(super) fn outputs(tokens: &[BatchToken]) -> Vec<usize> {
+    (0..tokens.len()).filter(|&index| tokens[index].output).collect()
 }
 
 impl Evaluation<'_> {
@@ -46,10 +52,10 @@ impl Evaluation<'_> {
         slot: Range<usize>,
         taps: &mut Option<&mut dyn TapSink>,
     ) -> Result<()> {
-        let outputs: Vec<usize> = (0..tokens.len()).filter(|&index| tokens[index].output).collect();
+        let outputs = outputs(tokens);
         let attended = self.cache.cells().attended();
         let extents = Extents { tokens: tokens.len(), outputs: outputs.len(), cells: attended };
-        let batch = Batch { tokens, slot, outputs, extents };
+        let batch = Batch { tokens, slot, outputs: &outputs, extents };
         self.cache.cells().mask(cells, attended, &mut self.scratch.mask);
         self.scratch.begin();
 
@@ -71,32 +77,38 @@ impl Evaluation<'_> {
     }
 
     /// The f32 values of a node, through any views.
-    fn values(&self, node: NodeId) -> &[f32] {
+    pub(super) fn values(&self, node: NodeId) -> &[f32] {
         let storage = self.model.graph().storage(node);
         self.scratch.plan.slot(storage).map_or(&[], |slot| &self.scratch.values[slot.0])
     }
 
-    fn evaluate(&mut self, id: NodeId, node: &Node, batch: &Batch<'_>) {
-        match &node.op {
-            Op::View(_) | Op::Load(_) => return,
-            Op::Store(side) => return self.store(*side, node, batch),
-            _ => {}
-        }
-        let Some(slot) = self.scratch.plan.slot(id) else { return };
+    /// Evaluates one node into its buffer, or into the cache.
+    pub(super) fn evaluate(&mut self, id: NodeId, node: &Node, batch: &Batch<'_>) {
+        let Some(slot) = self.scratch.plan.slot(id) else { return self.evaluate_into(node, batch, &mut []) };
         // Taken out of the scratch, so that the inputs can be borrowed beside it.
         let mut out = std::mem::take(&mut self.scratch.values[slot.0]);
         out.resize(node.dims.iter().map(|&dim| batch.extents.resolve(dim)).product(), 0.0);
-        self.compute(node, batch, &mut out);
+        self.evaluate_into(node, batch, &mut out);
         self.scratch.values[slot.0] = out;
     }
 
-    fn compute(&mut self, node: &Node, batch: &Batch<'_>, out: &mut [f32]) {
+    fn evaluate_into(&mut self, node: &Node, batch: &Batch<'_>, out: &mut [f32]) {
+        match &node.replacement {
+            None => self.compute(node, batch, out),
+            Some(replacement) => {
+                replacement.0.evaluate(&mut NodeRun::new(self, node, batch, out));
+            }
+        }
+    }
+
+    /// The op of a node, whatever replaces it.
+    pub(super) fn compute(&mut self, node: &Node, batch: &Batch<'_>, out: &mut [f32]) {
         let (model, threads) = (self.model, self.threads);
         let width = batch.extents.resolve(node.dims[0]);
         let input = |this: &Self, index: usize| -> NodeId { this.model.graph().storage(node.inputs[index]) };
         match &node.op {
-            // Written by the caller, or not at all.
-            Op::View(_) | Op::Load(_) | Op::Store(_) => {}
+            Op::View(_) | Op::Load(_) => {}
+            Op::Store(side) => self.store(*side, node, batch),
             Op::Embed { table } => {
                 let ids: Vec<i32> = batch.tokens.iter().map(|token| token.token).collect();
                 rows::embed(&model.matrix(*table), &ids, out);
@@ -152,7 +164,7 @@ impl Evaluation<'_> {
             Op::MergeHeads => {
                 attention::merge_heads(self.attention_shape(batch), self.values(node.inputs[0]), out);
             }
-            Op::SelectOutputs => rows::select(self.values(node.inputs[0]), width, &batch.outputs, out),
+            Op::SelectOutputs => rows::select(self.values(node.inputs[0]), width, batch.outputs, out),
             Op::Add => {
                 let (x, y) = (self.values(node.inputs[0]), self.values(node.inputs[1]));
                 threads.split_rows(out, width, |row, out| elementwise::add(&x[row.clone()], &y[row], out));
@@ -254,25 +266,28 @@ impl Evaluation<'_> {
     ) -> Result<()> {
         let key = names.next(&node.name);
         let wanted = sink.wants(node.layer);
-        let range = match &node.op {
-            Op::Store(side) => Some((*side, batch.slot.clone())),
-            Op::Load(side) => Some((*side, 0..batch.extents.cells)),
-            _ => None,
-        };
-        if let (true, Some((side, cells))) = (wanted, &range) {
-            self.gather(*side, node, cells.clone());
-        }
         let data = match &node.op {
             Op::View(_) => TapData::View(node.dtype),
             _ if !wanted => TapData::Unwanted(node.dtype),
-            Op::Store(_) | Op::Load(_) => TapData::F16(&self.scratch.gathered),
-            _ => TapData::F32(self.values(id)),
+            _ => self.output(id, node, batch),
         };
         let dims = node.dims.map(|dim| batch.extents.resolve(dim));
         let tap = Tap { key: &key, layer: node.layer, op: node.op.ggml_name(), dims, data };
         match sink.take(tap) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(Error::Stopped { tap: key.to_string() }),
+        }
+    }
+
+    /// What a node has put out: values, or the cells of the cache that it wrote or that are attended to.
+    pub(super) fn output(&mut self, id: NodeId, node: &Node, batch: &Batch<'_>) -> TapData<'_> {
+        match &node.op {
+            Op::View(_) => TapData::View(node.dtype),
+            Op::Store(side) | Op::Load(side) => {
+                self.gather(*side, node, cells_of(node, batch));
+                TapData::F16(&self.scratch.gathered)
+            }
+            _ => TapData::F32(self.values(id)),
         }
     }
 
@@ -288,5 +303,13 @@ impl Evaluation<'_> {
             (CacheSide::Keys, _) => self.cache.gather_keys(layer, head_dim, cells, out),
             (CacheSide::Values, _) => self.cache.gather_values(layer, cells, out),
         }
+    }
+}
+
+/// The cells that a node on the cache writes or reads.
+pub(super) fn cells_of(node: &Node, batch: &Batch<'_>) -> Range<usize> {
+    match &node.op {
+        Op::Store(_) => batch.slot.clone(),
+        _ => 0..batch.extents.cells,
     }
 }

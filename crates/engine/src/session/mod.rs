@@ -5,6 +5,8 @@
 //! next, and the number of threads changes no bit of any result.
 
 mod evaluate;
+mod isolated;
+mod replacement;
 mod scratch;
 
 use std::sync::Arc;
@@ -18,6 +20,9 @@ use crate::threads::Threads;
 
 use evaluate::Evaluation;
 use scratch::Scratch;
+
+pub use isolated::Isolated;
+pub use replacement::{Evaluate, NodeRun};
 
 /// More cells than any model was trained for; a cache of this many would not fit anyway.
 const MOST_CELLS: usize = 1 << 24;
@@ -66,27 +71,8 @@ impl Session {
     /// # Errors
     /// [`Error::BadSetting`], or [`Error::KernelUnavailable`].
     pub fn new(model: Arc<Model>, settings: SessionSettings) -> Result<Self> {
-        if !(1..=MOST_CELLS).contains(&settings.context) {
-            return Err(Error::BadSetting(format!(
-                "context: expected 1 to {MOST_CELLS} cells, found {}",
-                settings.context
-            )));
-        }
-        if settings.micro_batch == 0 {
-            return Err(Error::BadSetting("micro-batch: expected at least 1 token, found 0".to_owned()));
-        }
-        let hyper = model.hyper();
-        let size = settings.context.next_multiple_of(CELL_PADDING);
-        let cache = KvCache::new(hyper.layers, hyper.kv_width(), size).ok_or_else(|| {
-            Error::BadSetting(format!("context: a cache of {size} cells does not fit in memory"))
-        })?;
-        // The largest buffers of an evaluation: attention scores and logits.
-        let micro_batch = settings.micro_batch.min(size);
-        let widest = size.checked_mul(hyper.heads).map(|scores| scores.max(hyper.vocabulary));
-        let largest = widest.and_then(|values| values.checked_mul(micro_batch * size_of::<f32>()));
-        if largest.is_none_or(|bytes| isize::try_from(bytes).is_err()) {
-            return Err(Error::BadSetting(format!("micro-batch: {micro_batch} tokens do not fit in memory")));
-        }
+        let cache = new_cache(&model, &settings)?;
+        let micro_batch = settings.micro_batch.min(cache.cells().size());
         Ok(Self {
             kernels: kernels::select(settings.kernel)?,
             threads: Threads::new(settings.threads)?,
@@ -108,7 +94,7 @@ impl Session {
     /// the same tokens as before the call. (The reference keeps the micro-batches in front of the one
     /// that did not fit.)
     pub fn decode(&mut self, batch: &[BatchToken], mut taps: Option<&mut dyn TapSink>) -> Result<()> {
-        self.check(batch)?;
+        check_batch(batch, self.model.hyper().vocabulary)?;
         // Whether everything fits is tried on a copy first, so that nothing of a batch is stored that
         // does not fit as a whole.
         let before = self.cache.cells().clone();
@@ -122,25 +108,6 @@ impl Session {
                 *self.cache.cells_mut() = before;
                 self.logits.clear();
                 return Err(error);
-            }
-        }
-        Ok(())
-    }
-
-    fn check(&self, batch: &[BatchToken]) -> Result<()> {
-        if batch.is_empty() {
-            return Err(Error::BadBatch("it holds no token".to_owned()));
-        }
-        let vocabulary = self.model.hyper().vocabulary;
-        for (index, entry) in batch.iter().enumerate() {
-            if usize::try_from(entry.token).map_or(true, |token| token >= vocabulary) {
-                return Err(Error::TokenOutOfRange { index, token: entry.token, vocabulary });
-            }
-            if entry.position < 0 || entry.sequence < 0 {
-                return Err(Error::BadBatch(format!(
-                    "token {index}: expected a position and a sequence of at least 0, found {} and {}",
-                    entry.position, entry.sequence
-                )));
             }
         }
         Ok(())
@@ -198,4 +165,49 @@ impl Session {
 /// What the cache keeps of the tokens of a batch.
 fn cells(batch: &[BatchToken]) -> Vec<Cell> {
     batch.iter().map(|token| Cell { position: token.position, sequence: token.sequence }).collect()
+}
+
+/// The cache of a session with these settings, which are checked.
+fn new_cache(model: &Model, settings: &SessionSettings) -> Result<KvCache> {
+    if !(1..=MOST_CELLS).contains(&settings.context) {
+        return Err(Error::BadSetting(format!(
+            "context: expected 1 to {MOST_CELLS} cells, found {}",
+            settings.context
+        )));
+    }
+    if settings.micro_batch == 0 {
+        return Err(Error::BadSetting("micro-batch: expected at least 1 token, found 0".to_owned()));
+    }
+    let hyper = model.hyper();
+    let size = settings.context.next_multiple_of(CELL_PADDING);
+    let cache = KvCache::new(hyper.layers, hyper.kv_width(), size).ok_or_else(|| {
+        Error::BadSetting(format!("context: a cache of {size} cells does not fit in memory"))
+    })?;
+    // The largest buffers of an evaluation: attention scores and logits.
+    let micro_batch = settings.micro_batch.min(size);
+    let widest = size.checked_mul(hyper.heads).map(|scores| scores.max(hyper.vocabulary));
+    let largest = widest.and_then(|values| values.checked_mul(micro_batch * size_of::<f32>()));
+    if largest.is_none_or(|bytes| isize::try_from(bytes).is_err()) {
+        return Err(Error::BadSetting(format!("micro-batch: {micro_batch} tokens do not fit in memory")));
+    }
+    Ok(cache)
+}
+
+/// Refuses tokens that do not exist.
+fn check_batch(batch: &[BatchToken], vocabulary: usize) -> Result<()> {
+    if batch.is_empty() {
+        return Err(Error::BadBatch("it holds no token".to_owned()));
+    }
+    for (index, entry) in batch.iter().enumerate() {
+        if usize::try_from(entry.token).map_or(true, |token| token >= vocabulary) {
+            return Err(Error::TokenOutOfRange { index, token: entry.token, vocabulary });
+        }
+        if entry.position < 0 || entry.sequence < 0 {
+            return Err(Error::BadBatch(format!(
+                "token {index}: expected a position and a sequence of at least 0, found {} and {}",
+                entry.position, entry.sequence
+            )));
+        }
+    }
+    Ok(())
 }
