@@ -10,12 +10,12 @@ use common::{folder, model, reference, tiny};
 use engine::kernels::available;
 use engine::model::Model;
 use engine::session::BatchToken;
-use harness::case::{LayerSelection, LogitSelection, Settings};
+use harness::case::{LayerSelection, LogitSelection, ModeSelection, Settings};
 use harness::compare::align::Aligned;
 use harness::compare::judge::{judge, judge_logits};
-use harness::compare::lockstep::{Engines, run_batch};
+use harness::compare::lockstep::{Engines, Visit, run_batch};
 use harness::compare::verdict::TapVerdict;
-use harness::engines::{EngineFailure, Subject};
+use harness::engines::{EngineFailure, OwnedTap, Subject};
 use harness::generate::{Architecture, HeadType, ModelSpec};
 use proptest::prelude::*;
 use proptest::test_runner::Config;
@@ -83,6 +83,30 @@ fn batches() -> impl Strategy<Value = (Vec<u16>, Vec<usize>)> {
     })
 }
 
+/// Asserts that every tap is exact, and counts.
+struct AllExact {
+    what: String,
+    exact: usize,
+    views: usize,
+}
+
+impl Visit<EngineFailure> for AllExact {
+    fn start(&mut self, _: &[BatchToken]) -> Result<(), EngineFailure> {
+        Ok(())
+    }
+
+    fn reference(&mut self, _: &OwnedTap) -> Result<bool, EngineFailure> {
+        Ok(true)
+    }
+
+    fn aligned(&mut self, aligned: Aligned) -> Result<(), EngineFailure> {
+        let (judgement, tap) = (judge(&aligned), &aligned.tap().key);
+        assert_eq!(judgement.verdict, TapVerdict::Exact, "{tap} {}: {:?}", self.what, judgement.reason);
+        *(if judgement.view.is_some() { &mut self.views } else { &mut self.exact }) += 1;
+        Ok(())
+    }
+}
+
 proptest! {
     // A case loads two engines; the number keeps the suite within a minute, and the environment
     // variable PROPTEST_CASES raises it.
@@ -103,11 +127,12 @@ proptest! {
             layers: LayerSelection::All,
             logits: if last { LogitSelection::Last } else { LogitSelection::All },
             kernel: Some(*kernel.get(&isas)),
+            mode: ModeSelection::Both,
         };
         let opened = Arc::new(Model::open(&path).expect("the model opens"));
         let mut reference = reference(&path);
         reference.expect_sizes(spec.vocabulary as usize, spec.layers as usize).expect("the same sizes");
-        reference.open_session(&settings).expect("a session");
+        reference.open_session(&settings, Vec::new()).expect("a session");
         let mut subject = Subject::new(opened, &settings).expect("a session");
         let mut engines = Engines { subject: &mut subject, reference: &mut reference };
 
@@ -122,15 +147,10 @@ proptest! {
                     output: !last || at + 1 == position + size,
                 })
                 .collect();
-            let (mut exact, mut views) = (0, 0);
-            let end = run_batch(&mut engines, &batch, &mut |aligned: Aligned| {
-                let judgement = judge(&aligned);
-                let tap = &aligned.tap().key;
-                assert_eq!(judgement.verdict, TapVerdict::Exact, "{tap} at {position}+{size}: {:?} {spec:?}", judgement.reason);
-                if judgement.view.is_some() { views += 1 } else { exact += 1 }
-                Ok::<(), EngineFailure>(())
-            })
-            .expect("both engines decode");
+            let what = format!("at {position}+{size}: {spec:?}");
+            let mut visit = AllExact { what, exact: 0, views: 0 };
+            let end = run_batch(&mut engines, &batch, &mut visit).expect("both engines decode");
+            let (exact, views) = (visit.exact, visit.views);
             prop_assert_eq!(judge_logits(&end.subject, &end.reference).verdict, TapVerdict::Exact);
             // Every node was there: 30 compared and 7 views per layer, up to 4 biases, the selection of
             // the outputs, and the model's own four.

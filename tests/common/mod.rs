@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::model::Model;
-use harness::case::{Case, LayerSelection, LogitSelection, Settings};
+use harness::case::{Case, LayerSelection, LogitSelection, ModeSelection, Settings};
+use harness::compare::IsolatedMode;
 use harness::compare::lockstep::Engines;
-use harness::compare::run::{Comparison, Observer};
+use harness::compare::run::{Comparison, Observer, Plan};
 use harness::compare::verdict::{RunVerdict, TapVerdict};
 use harness::engines::{Reference, ReferenceOptions, Subject};
 use harness::exit::Failure;
@@ -57,6 +58,7 @@ pub(crate) fn case(path: &Path, tokens: Vec<i32>, steps: usize) -> Case {
             layers: LayerSelection::All,
             logits: LogitSelection::All,
             kernel: None,
+            mode: ModeSelection::Both,
         },
         seed: None,
     }
@@ -80,11 +82,19 @@ pub(crate) fn compare(case: &Case, subject: Arc<Model>) -> Comparison {
 
 /// As [`compare`], on a child process that is already there.
 pub(crate) fn compare_with(case: &Case, subject: Arc<Model>, reference: &mut Reference) -> Comparison {
-    let mut subject = Subject::new(subject, &case.settings).expect("the subject starts");
-    reference.open_session(&case.settings).expect("the reference opens a session");
+    let settings = &case.settings;
+    let boundaries = IsolatedMode::boundaries(&subject, settings);
+    let mut isolated = IsolatedMode::new(Arc::clone(&subject), settings).expect("isolated mode starts");
+    let mut subject = Subject::new(subject, settings).expect("the subject starts");
+    reference.open_session(settings, boundaries).expect("the reference opens a session");
     let mut comparison = Comparison::default();
     let mut engines = Engines { subject: &mut subject, reference };
-    comparison.run(case, &mut engines, &mut Blind).unwrap_or_else(|error| panic!("{error:?}"));
+    let mut plan = Plan {
+        chained: settings.mode.chained(),
+        isolated: settings.mode.isolated().then_some(&mut isolated),
+        observer: &mut Blind,
+    };
+    comparison.run(case, &mut engines, &mut plan).unwrap_or_else(|error| panic!("{error:?}"));
     comparison
 }
 
@@ -106,7 +116,9 @@ pub(crate) fn assert_parity(comparison: &Comparison, case: &Case, layers: usize,
     // the embedding, the final norm in two steps, the product with the head, and the logits.
     let batches = case.tokens.len().div_ceil(case.settings.micro_batch) + case.steps;
     assert_eq!(counts.views, 7 * layers * batches, "{what}");
-    assert!(counts.exact >= (30 * layers + 2 + 5) * batches, "{what}: {counts:?}");
+    // Each of them in both modes, the logits in one.
+    assert!(counts.exact >= (2 * (30 * layers + 2 + 4) + 1) * batches, "{what}: {counts:?}");
+    assert_eq!(counts.isolated, (counts.exact - batches) / 2, "{what}: {counts:?}");
     assert_eq!((counts.nan, counts.not_selected), (0, 0), "{what}");
 }
 

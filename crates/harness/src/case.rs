@@ -47,6 +47,8 @@ pub struct Settings {
     pub logits: LogitSelection,
     /// The subject's instruction set; `None` is the best of this CPU.
     pub kernel: Option<Isa>,
+    /// On what inputs the subject computes what is compared.
+    pub mode: ModeSelection,
 }
 
 impl Case {
@@ -72,6 +74,40 @@ impl Case {
     /// The decode call of one token at `position`.
     pub fn step_batch(token: i32, position: i32) -> Vec<BatchToken> {
         vec![BatchToken { token, position, sequence: 0, output: true }]
+    }
+}
+
+/// On what inputs the subject computes what is compared.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum ModeSelection {
+    /// On its own earlier results and, beside it, on the reference's
+    #[default]
+    Both,
+    /// On its own earlier results
+    Chained,
+    /// On the reference's earlier results, so that an error shows only where it is made
+    Isolated,
+}
+
+impl ModeSelection {
+    /// Whether chained results are wanted.
+    pub fn chained(self) -> bool {
+        self != Self::Isolated
+    }
+
+    /// Whether isolated results are wanted.
+    pub fn isolated(self) -> bool {
+        self != Self::Chained
+    }
+}
+
+impl fmt::Display for ModeSelection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Both => "both",
+            Self::Chained => "chained",
+            Self::Isolated => "isolated",
+        })
     }
 }
 
@@ -270,6 +306,7 @@ mod tests {
             layers: LayerSelection::All,
             logits: LogitSelection::Last,
             kernel: None,
+            mode: ModeSelection::default(),
         };
         let case = Case { model: "m".into(), tokens: (10..17).collect(), steps: 0, settings, seed: None };
         let batches = case.prompt_batches();

@@ -196,6 +196,13 @@ pub struct Node {
     pub replacement: Option<Replacement>,
 }
 
+impl Node {
+    /// Whether the node only re-labels bytes.
+    pub fn is_view(&self) -> bool {
+        matches!(self.op, Op::View(_))
+    }
+}
+
 /// A node's evaluation replaced by another: how a fault is planted that no change of an op, an input or
 /// a weight can express. Two replacements are equal if they are the same object.
 #[derive(Debug, Clone)]

@@ -7,7 +7,7 @@ use engine::kernels::Isa;
 use engine::model::Model;
 use engine::session::{BatchToken, Session, SessionSettings};
 
-use crate::case::{LayerSelection, LogitSelection, Settings};
+use crate::case::{LayerSelection, LogitSelection, ModeSelection, Settings};
 use crate::compare::logits;
 use crate::engines::{EngineFailure, EngineManifest, Reference};
 
@@ -151,6 +151,7 @@ impl Setup {
             layers: LayerSelection::None,
             logits: LogitSelection::Last,
             kernel: None,
+            mode: ModeSelection::Chained,
         }
     }
 }

@@ -150,7 +150,7 @@ impl Arena<'_> {
     ) -> Result<Outcome, DuelError> {
         let mut subject = SubjectContestant::new(self.model, &setup).map_err(DuelError::Setup)?;
         let (scripts, agreement) = loop {
-            self.reference.open_session(&setup.reference_settings())?;
+            self.reference.open_session(&setup.reference_settings(), Vec::new())?;
             match self.rehearse_all(&mut subject, workloads, progress) {
                 Err(DuelError::Engine(EngineFailure::Reference(failure)))
                     if matches!(*failure, ReferenceFailure::StackTooSmall { .. })

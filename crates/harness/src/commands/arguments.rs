@@ -11,7 +11,7 @@ use engine::kernels::Isa;
 use engine::model::HyperParameters;
 
 use super::paths::{Named, check_distinct};
-use crate::case::{LayerSelection, LogitSelection, MAX_MICRO_BATCH};
+use crate::case::{LayerSelection, LogitSelection, MAX_MICRO_BATCH, ModeSelection};
 use crate::engines::ReferenceOptions;
 use crate::exit::Failure;
 use crate::report::output::{self, ReportFile};
@@ -64,6 +64,15 @@ pub struct RunArgs {
     /// Tokens whose logits are computed: all, or the last of each decode call
     #[arg(long, value_enum, default_value_t = LogitSelection::All)]
     pub logits: LogitSelection,
+
+    /// On what inputs the subject computes what is compared
+    #[arg(long, value_enum, default_value_t = ModeSelection::Both)]
+    pub mode: ModeSelection,
+
+    /// Divergences that are expected, each with its reason (TOML). They are listed apart and do not fail
+    /// the run; an entry that explains nothing does
+    #[arg(long, value_name = "FILE.toml")]
+    pub known_divergences: Option<PathBuf>,
 
     /// Instruction set of the subject's kernels: auto, scalar, avx2, … [default: auto, or BITNET_KERNEL]
     #[arg(long, value_name = "NAME", value_parser = parse_kernel)]
@@ -170,6 +179,7 @@ impl RunArgs {
             model.map(|path| named("the model", path)),
             prompt.map(|path| named("the prompt's file", path)),
             self.reference_library.as_deref().map(|path| named("the reference's library", path)),
+            self.known_divergences.as_deref().map(|path| named("--known-divergences", path)),
         ]
         .into_iter()
         .flatten()

@@ -14,9 +14,9 @@ use super::progress::Watcher;
 use super::prompt::{Prompt, check_tokens, context};
 use crate::case::{Case, LayerSelection, Settings};
 use crate::cli::complain;
-use crate::compare::Comparison;
 use crate::compare::lockstep::Engines;
-use crate::compare::run::RunError;
+use crate::compare::run::{Plan, RunError};
+use crate::compare::{Comparison, IsolatedMode, KnownDivergences};
 use crate::dump::TapDump;
 use crate::engines::{Engine, EngineFailure, Reference, ReferenceFailure, Subject};
 use crate::exit::{ExitCode, Failure};
@@ -104,6 +104,7 @@ pub fn check(model: &ModelUnderTest<'_>, args: &RunArgs, default_steps: usize) -
     if let Prompt::Tokens(tokens) = &prompt {
         check_tokens(tokens, opened.hyper().vocabulary)?;
     }
+    let known_divergences = known_divergences(args)?;
     let hash = ModelHash::start(model.path);
 
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
@@ -117,6 +118,7 @@ pub fn check(model: &ModelUnderTest<'_>, args: &RunArgs, default_steps: usize) -
     let steps = args.steps.unwrap_or(default_steps);
     let known = known_run(&prompt, steps, &model.layers, args);
     let mut run = Run::new(model, &opened, threads, known);
+    run.comparison.known = known_divergences;
     let outcome = run.execute(model, &opened, args, &prompt, steps, started);
     let failure = match outcome {
         Ok(()) => None,
@@ -142,6 +144,17 @@ pub fn check(model: &ModelUnderTest<'_>, args: &RunArgs, default_steps: usize) -
     Ok(report.verdict.exit_code())
 }
 
+/// The differences that the user expects. Only isolated results can be expected: a chained difference is
+/// as good as any other.
+fn known_divergences(args: &RunArgs) -> Result<KnownDivergences, Failure> {
+    let Some(path) = &args.known_divergences else { return Ok(KnownDivergences::default()) };
+    if !args.mode.isolated() {
+        let error = anyhow!("--known-divergences: expected --mode both or isolated, found --mode chained");
+        return Err(Failure::usage(error));
+    }
+    KnownDivergences::read(path)
+}
+
 /// What is known of a run before the reference has made tokens of the prompt.
 fn known_run(prompt: &Prompt, steps: usize, layers: &LayerSelection, args: &RunArgs) -> RunManifest {
     let (origin, prompt_tokens) = match prompt {
@@ -153,6 +166,7 @@ fn known_run(prompt: &Prompt, steps: usize, layers: &LayerSelection, args: &RunA
         prompt_tokens,
         steps,
         layers: layers.to_string(),
+        mode: args.mode.to_string(),
         logits: args.logits.to_string(),
         micro_batch: args.micro_batch,
         context: None,
@@ -249,6 +263,7 @@ impl Run {
                 layers: under_test.layers.clone(),
                 logits: args.logits,
                 kernel,
+                mode: args.mode,
             },
             tokens,
             steps,
@@ -258,14 +273,23 @@ impl Run {
         self.manifest.run = RunManifest::new(&case, prompt.origin(), &under_test.invocation, library);
         let mut subject = Subject::new(Arc::clone(model), &case.settings).map_err(Failure::usage)?;
         self.manifest.subject = Some(subject.describe());
-        reference.open_session(&case.settings)?;
+        let mode = case.settings.mode;
+        let mut isolated = mode
+            .isolated()
+            .then(|| IsolatedMode::new(Arc::clone(model), &case.settings).map_err(Failure::usage))
+            .transpose()?;
+        let boundaries =
+            if mode.isolated() { IsolatedMode::boundaries(model, &case.settings) } else { Vec::new() };
+        reference.open_session(&case.settings, boundaries)?;
         self.manifest.reference = Some(reference.describe());
         let dump = args.dump_taps.as_deref().map(TapDump::create).transpose()?;
         self.setup_time = started.elapsed();
 
         let mut watcher = Watcher::new(case.prompt_batches().len() + case.steps, dump);
         let mut engines = Engines { subject: &mut subject, reference: &mut reference };
-        let outcome = self.comparison.run(&case, &mut engines, &mut watcher);
+        let chained = mode.chained();
+        let mut plan = Plan { chained, isolated: isolated.as_mut(), observer: &mut watcher };
+        let outcome = self.comparison.run(&case, &mut engines, &mut plan);
         // What was dumped until a failure is what is needed to understand it.
         self.dumped = watcher.finish();
         outcome?;

@@ -24,7 +24,8 @@ pub struct Judgement {
 }
 
 impl Judgement {
-    fn without_values(verdict: TapVerdict, reason: String) -> Self {
+    /// A judgement that rests on something else than values.
+    pub(super) fn without_values(verdict: TapVerdict, reason: String) -> Self {
         Self { verdict, reason: Some(reason), note: None, metrics: None, view: None }
     }
 }
@@ -47,7 +48,8 @@ fn alone(side: Side, why: Alone) -> String {
     }
 }
 
-fn judge_pair(subject: &OwnedTap, reference: &OwnedTap) -> Judgement {
+/// Judges a tap that both sides have.
+pub(super) fn judge_pair(subject: &OwnedTap, reference: &OwnedTap) -> Judgement {
     let diverged = |reason| Judgement::without_values(TapVerdict::Diverged, reason);
     let unmeasured = |reason: &str| Judgement::without_values(TapVerdict::Unmeasured, reason.to_owned());
     if subject.dims != reference.dims {

@@ -24,15 +24,38 @@ pub struct BatchEnd {
     pub not_selected: usize,
 }
 
-/// Decodes `batch` on both engines and hands every aligned tap to `visit`, as soon as it is decided.
+/// Watches one decode call.
+pub trait Visit<E> {
+    /// The call begins.
+    ///
+    /// # Errors
+    /// The batch cannot be visited.
+    fn start(&mut self, batch: &[BatchToken]) -> Result<(), E>;
+
+    /// A tap of the reference with values or a view has arrived, before it is aligned. Whether it is to
+    /// be compared: else it is counted as not selected.
+    ///
+    /// # Errors
+    /// The visit cannot go on.
+    fn reference(&mut self, tap: &OwnedTap) -> Result<bool, E>;
+
+    /// A tap was paired with its counterpart, or has none.
+    ///
+    /// # Errors
+    /// The visit cannot go on.
+    fn aligned(&mut self, aligned: Aligned) -> Result<(), E>;
+}
+
+/// Decodes `batch` on both engines and hands every tap to `visit`, as soon as it is decided.
 ///
 /// # Errors
 /// An engine failed, or `visit` did.
 pub fn run_batch<E: From<EngineFailure>>(
     engines: &mut Engines<'_>,
     batch: &[BatchToken],
-    visit: &mut dyn FnMut(Aligned) -> Result<(), E>,
+    visit: &mut impl Visit<E>,
 ) -> Result<BatchEnd, E> {
+    visit.start(batch)?;
     engines.subject.start(batch)?;
     engines.reference.start(batch)?;
     let mut aligner = Aligner::default();
@@ -56,15 +79,21 @@ pub fn run_batch<E: From<EngineFailure>>(
                 // The subject's taps of such layers may be fused away; the reference's are counted.
                 not_selected += usize::from(side == Side::Reference);
             }
-            Event::Tap(tap) => aligner.offer(side, tap, &mut decided),
+            Event::Tap(tap) => {
+                if side == Side::Subject || visit.reference(&tap)? {
+                    aligner.offer(side, tap, &mut decided);
+                } else {
+                    not_selected += 1;
+                }
+            }
         }
         for aligned in decided.drain(..) {
-            visit(aligned)?;
+            visit.aligned(aligned)?;
         }
     }
     aligner.finish(&mut decided);
     for aligned in decided {
-        visit(aligned)?;
+        visit.aligned(aligned)?;
     }
     Ok(BatchEnd {
         subject: subject.unwrap_or_default(),

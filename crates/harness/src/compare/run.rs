@@ -7,101 +7,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use engine::session::BatchToken;
-use engine::tap::TapKey;
-use serde::Serialize;
 
 use super::align::Aligned;
-use super::judge::{Judgement, judge, judge_logits};
-use super::locate::{BatchShape, cell_of, token_of};
+use super::batch::BatchVisit;
+use super::causes::Causes;
+use super::isolated::IsolatedMode;
+use super::judge::judge_logits;
+use super::known::KnownDivergences;
+use super::locate::BatchShape;
 use super::lockstep::{BatchEnd, Engines, run_batch};
-use super::logits::{self, LogitMetrics};
+use super::logits;
 use super::metrics::Metrics;
-use super::verdict::{Blame, Counts, Mode, TapVerdict};
+use super::result::{GREEDY_TOKEN, LOGITS, TapResult, TokenRecord, TokenSource, ViewCount};
+use super::verdict::{Counts, TapVerdict};
 use crate::case::{Case, LayerSelection};
 use crate::engines::EngineFailure;
 use crate::exit::Failure;
-
-/// The name under which the logits stand in the results.
-pub const LOGITS: &str = "logits";
-
-/// The name under which a greedy choice stands in the results where it is not unanimous.
-pub const GREEDY_TOKEN: &str = "greedy_token";
-
-/// One compared (or not comparable) tap of one batch.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct TapResult {
-    /// The tap's key, [`LOGITS`] or [`GREEDY_TOKEN`].
-    pub tap: String,
-    /// The key's name without its layer: `Qcur` for `Qcur-3#1`.
-    pub stem: String,
-    /// The key's occurrence: 1 for `Qcur-3#1`.
-    pub occurrence: u32,
-    /// Its layer; `None` for the taps of the whole model.
-    pub layer: Option<usize>,
-    /// The decode call, counted from 0.
-    pub batch: usize,
-    /// ggml's op, where it is a node.
-    pub op: Option<String>,
-    /// The element type.
-    pub dtype: Option<String>,
-    /// Dims in ggml's order (`ne0` first) without trailing 1s; the reference's, where it has the tap.
-    pub shape: Vec<usize>,
-    /// On what inputs the subject computed it.
-    pub mode: Mode,
-    /// The verdict.
-    pub verdict: TapVerdict,
-    /// Who is wrong; `None` unless the verdict is a divergence.
-    pub blame: Option<Blame>,
-    /// Why, where the metrics do not say.
-    pub reason: Option<String>,
-    /// Something to know that does not change the verdict.
-    pub note: Option<String>,
-    /// The token of the batch that the first differing element belongs to.
-    pub token: Option<usize>,
-    /// The cell of the KV cache that it belongs to, for the views of the cache, `k` and `v`.
-    pub cell: Option<usize>,
-    /// How far apart the values are.
-    pub metrics: Option<Metrics>,
-    /// What is measured on logits beyond that.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub logits: Option<LogitMetrics>,
-}
-
-/// Where a token came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TokenSource {
-    /// The prompt.
-    Prompt,
-    /// The reference's greedy choice.
-    Greedy,
-}
-
-/// One token that was fed to both engines.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct TokenRecord {
-    /// Its position.
-    pub position: usize,
-    /// Its id.
-    pub id: i32,
-    /// Its text, where the reference was asked for it.
-    pub text: Option<String>,
-    /// Where it came from.
-    pub source: TokenSource,
-    /// The subject's greedy choice at this place; `None` in the prompt and where it has none.
-    pub subject: Option<i32>,
-    /// Whether both sides chose it; `None` in the prompt.
-    pub agree: Option<bool>,
-}
-
-/// How often one line of the table of views applied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct ViewCount {
-    /// Number of taps.
-    pub taps: usize,
-    /// Where their values are compared.
-    pub reason: &'static str,
-}
 
 /// Watches a run.
 pub trait Observer {
@@ -148,8 +69,21 @@ pub struct Comparison {
     pub prompt_time: Duration,
     /// Time spent on the greedy steps.
     pub decode_time: Duration,
+    /// The differences that are expected.
+    pub known: KnownDivergences,
+    causes: Causes,
     layers_seen: BTreeSet<usize>,
     batches: usize,
+}
+
+/// What a run is watched by and compared with, besides the two engines.
+pub struct Plan<'a> {
+    /// Whether chained results are wanted.
+    pub chained: bool,
+    /// Isolated mode, where it is wanted.
+    pub isolated: Option<&'a mut IsolatedMode>,
+    /// Watches the run.
+    pub observer: &'a mut dyn Observer,
 }
 
 impl Comparison {
@@ -161,7 +95,7 @@ impl Comparison {
         &mut self,
         case: &Case,
         engines: &mut Engines<'_>,
-        observer: &mut dyn Observer,
+        plan: &mut Plan<'_>,
     ) -> Result<(), RunError> {
         for (position, &id) in case.tokens.iter().enumerate() {
             let source = TokenSource::Prompt;
@@ -171,7 +105,7 @@ impl Comparison {
         let mut end = BatchEnd::default();
         for batch in case.prompt_batches() {
             let started = Instant::now();
-            let done = self.batch(engines, &batch, layers, observer);
+            let done = self.batch(engines, &batch, layers, plan);
             // Also where the batch failed: the time is gone.
             self.prompt_time += started.elapsed();
             end = done?;
@@ -182,7 +116,7 @@ impl Comparison {
             let batch = Case::step_batch(record.id, record.position as i32);
             self.tokens.push(record);
             let started = Instant::now();
-            let done = self.batch(engines, &batch, layers, observer);
+            let done = self.batch(engines, &batch, layers, plan);
             self.decode_time += started.elapsed();
             next = self.greedy(&done?, case.tokens.len() + step + 1);
         }
@@ -198,6 +132,7 @@ impl Comparison {
                 ));
             }
         }
+        self.counts.stale = self.known.stale();
         Ok(())
     }
 
@@ -211,33 +146,28 @@ impl Comparison {
         engines: &mut Engines<'_>,
         batch: &[BatchToken],
         layers: &LayerSelection,
-        observer: &mut dyn Observer,
+        plan: &mut Plan<'_>,
     ) -> Result<BatchEnd, RunError> {
         let index = self.batches;
         self.batches += 1;
         let shape = BatchShape::of(batch);
-        let mut results: Vec<(usize, TapResult)> = Vec::new();
-        let end = run_batch(engines, batch, &mut |aligned: Aligned| {
-            observer.aligned(index, &aligned).map_err(RunError::Observer)?;
-            let judgement = judge(&aligned);
-            self.layers_seen.extend(aligned.layer());
-            match judgement {
-                Judgement { view: Some(line), .. } => {
-                    let count =
-                        self.views.entry(line.stem).or_insert(ViewCount { taps: 0, reason: line.reason });
-                    count.taps += 1;
-                    self.counts.views += 1;
-                }
-                judgement => {
-                    results.push((aligned.order(), TapResult::of(&aligned, judgement, index, &shape)))
-                }
-            }
-            Ok::<(), RunError>(())
-        });
-        // Taps that were held back come late; the report is in the order of evaluation.
-        results.sort_by_key(|(order, _)| *order);
+        let mut visit = BatchVisit {
+            index,
+            shape: &shape,
+            layers,
+            observer: &mut *plan.observer,
+            chained: plan.chained,
+            isolated: plan.isolated.as_deref_mut(),
+            views: &mut self.views,
+            layers_seen: &mut self.layers_seen,
+            references: 0,
+            rows: Vec::new(),
+        };
+        let end = run_batch(engines, batch, &mut visit);
+        let mut results = visit.finish();
+        self.causes.explain(&mut results, &mut self.known);
         let left_out = end.as_ref().map_or(0, |end| end.not_selected);
-        for (place, (_, result)) in results.into_iter().enumerate() {
+        for (place, result) in results.into_iter().enumerate() {
             let unselected_before = match result.layer {
                 Some(layer) => (0..layer).any(|before| !layers.contains(Some(before))),
                 // The first tap is the embedding; what else has no layer comes behind the layers.
@@ -246,23 +176,26 @@ impl Comparison {
             self.note_unselected(&result, unselected_before);
             self.push(result);
         }
+        self.counts.views = self.views.values().map(|count| count.taps).sum();
         let end = end?;
         self.counts.not_selected += end.not_selected;
-        self.push_logits(&end, index, &shape);
-        observer.batch_done(index);
+        if plan.chained {
+            self.push_logits(&end, index, &shape);
+        }
+        plan.observer.batch_done(index);
         Ok(end)
     }
 
     /// Called before the first divergence is pushed: whether layers of this batch before it, or of an
     /// earlier batch, were left out.
     fn note_unselected(&mut self, result: &TapResult, in_this_batch: bool) {
-        if result.verdict == TapVerdict::Diverged && self.counts.diverged == 0 {
+        if result.verdict == TapVerdict::Diverged && result.known.is_none() && self.counts.diverged == 0 {
             self.unselected_before_divergence = in_this_batch || self.counts.not_selected > 0;
         }
     }
 
     fn push(&mut self, result: TapResult) {
-        self.counts.add(result.verdict);
+        self.counts.add(result.verdict, result.mode, result.known.is_some());
         self.counts.nan += usize::from(result.metrics.as_ref().is_some_and(Metrics::holds_nan));
         self.results.push(result);
     }
@@ -272,25 +205,15 @@ impl Comparison {
         let measured = judgement.metrics.is_some().then(|| logits::measure(&end.subject, &end.reference));
         let row =
             judgement.metrics.as_ref().and_then(|metrics| metrics.first.as_ref()).map(|d| d.coordinates[1]);
-        let result = TapResult {
-            tap: LOGITS.to_owned(),
-            stem: LOGITS.to_owned(),
-            occurrence: 0,
-            layer: None,
-            batch,
-            op: None,
-            dtype: Some("f32".to_owned()),
-            shape: vec![end.reference.vocabulary, end.reference.rows()],
-            mode: Mode::Chained,
-            verdict: judgement.verdict,
-            blame: blame(judgement.verdict),
-            reason: judgement.reason,
-            note: judgement.note,
-            token: row.and_then(|row| shape.outputs.get(row).copied()),
-            cell: None,
-            metrics: judgement.metrics,
-            logits: measured,
-        };
+        let mut result = TapResult::bare(LOGITS.to_owned(), None, batch, String::new(), judgement.verdict);
+        result.dtype = Some("f32".to_owned());
+        result.shape = vec![end.reference.vocabulary, end.reference.rows()];
+        result.reason = judgement.reason;
+        result.note = judgement.note;
+        result.token = row.and_then(|row| shape.outputs.get(row).copied());
+        result.metrics = judgement.metrics;
+        result.logits = measured;
+        self.causes.explain(std::slice::from_mut(&mut result), &mut self.known);
         // The logits come last: whatever was left out of this batch is counted.
         self.note_unselected(&result, false);
         self.push(result);
@@ -312,86 +235,15 @@ impl Comparison {
                 name(subject),
                 name(reference)
             );
-            self.push(TapResult::bare(
-                GREEDY_TOKEN.to_owned(),
-                None,
-                self.batches.saturating_sub(1),
-                reason,
-                verdict,
-            ));
+            let batch = self.batches.saturating_sub(1);
+            let mut result = TapResult::bare(GREEDY_TOKEN.to_owned(), None, batch, reason, verdict);
+            self.causes.explain(std::slice::from_mut(&mut result), &mut self.known);
+            self.push(result);
         }
         let id = reference?;
         let agree = Some(subject == reference);
         Some(TokenRecord { position, id, text: None, source: TokenSource::Greedy, subject, agree })
     }
-}
-
-/// Divergences are not blamed yet at this point; nothing else has a blame.
-fn blame(verdict: TapVerdict) -> Option<Blame> {
-    (verdict == TapVerdict::Diverged).then_some(Blame::Undecided)
-}
-
-impl TapResult {
-    fn of(aligned: &Aligned, judgement: Judgement, batch: usize, shape: &BatchShape) -> Self {
-        let tap = aligned.tap();
-        let stem = tap.key.stem();
-        let first = judgement.metrics.as_ref().and_then(|metrics| metrics.first.as_ref());
-        let token = first.and_then(|first| token_of(&stem, tap.dims, first.index, shape));
-        let cell = first.and_then(|first| cell_of(&stem, tap.dims, first.index));
-        Self {
-            tap: tap.key.to_string(),
-            stem,
-            occurrence: tap.key.occurrence(),
-            layer: aligned.layer(),
-            batch,
-            op: Some(tap.op.clone()),
-            dtype: Some(tap.dtype.to_string()),
-            shape: trimmed(tap.dims),
-            mode: Mode::Chained,
-            verdict: judgement.verdict,
-            blame: blame(judgement.verdict),
-            reason: judgement.reason,
-            note: judgement.note,
-            token,
-            cell,
-            metrics: judgement.metrics,
-            logits: None,
-        }
-    }
-
-    /// The tap's key without its layer, the same in every layer: `Qcur#1` for `Qcur-3#1`.
-    pub fn layerless(&self) -> String {
-        TapKey::new(self.stem.as_str(), self.occurrence).to_string()
-    }
-
-    /// A result without values: only a reason.
-    fn bare(tap: String, layer: Option<usize>, batch: usize, reason: String, verdict: TapVerdict) -> Self {
-        Self {
-            stem: tap.clone(),
-            occurrence: 0,
-            tap,
-            layer,
-            batch,
-            op: None,
-            dtype: None,
-            shape: Vec::new(),
-            mode: Mode::Chained,
-            verdict,
-            blame: blame(verdict),
-            reason: Some(reason),
-            note: None,
-            token: None,
-            cell: None,
-            metrics: None,
-            logits: None,
-        }
-    }
-}
-
-/// Dims without trailing 1s, at least one of them.
-fn trimmed(dims: [usize; 4]) -> Vec<usize> {
-    let rank = dims.iter().rposition(|&dim| dim != 1).map_or(1, |last| last + 1);
-    dims[..rank].to_vec()
 }
 
 #[cfg(test)]

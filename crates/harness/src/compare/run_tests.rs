@@ -3,7 +3,8 @@
 use engine::tap::{DType, TapNames};
 
 use super::*;
-use crate::case::{LogitSelection, Settings};
+use crate::case::{LogitSelection, ModeSelection, Settings};
+use crate::compare::verdict::Blame;
 use crate::engines::{ElementType, Engine, EngineManifest, Event, Logits, OwnedTap, TapBytes};
 
 /// An engine that plays a script: per decode call, some taps and one row of logits per output token.
@@ -88,6 +89,7 @@ fn case(tokens: usize, steps: usize, layers: &str) -> Case {
             layers: layers.parse().expect("a selection"),
             logits: LogitSelection::All,
             kernel: None,
+            mode: ModeSelection::Chained,
         },
         seed: None,
     }
@@ -95,7 +97,8 @@ fn case(tokens: usize, steps: usize, layers: &str) -> Case {
 
 fn run(case: &Case, subject: &mut Scripted, reference: &mut Scripted) -> (Comparison, Result<(), RunError>) {
     let mut comparison = Comparison::default();
-    let outcome = comparison.run(case, &mut Engines { subject, reference }, &mut Silent);
+    let mut plan = Plan { chained: true, isolated: None, observer: &mut Silent };
+    let outcome = comparison.run(case, &mut Engines { subject, reference }, &mut plan);
     (comparison, outcome)
 }
 

@@ -31,18 +31,36 @@ impl TapVerdict {
 }
 
 /// On what inputs the subject computed a tap.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// On its own earlier results.
     Chained,
+    /// On the reference's earlier results, so that an error shows only where it is made.
+    Isolated,
+}
+
+impl Mode {
+    /// The word that the reports use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Chained => "chained",
+            Self::Isolated => "isolated",
+        }
+    }
 }
 
 /// Which side is wrong where the two differ.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Blame {
-    /// Not judged, or the judge cannot tell.
+    /// The engine under test.
+    Subject,
+    /// What it is compared with.
+    Reference,
+    /// Neither is right.
+    Both,
+    /// Not judged, or the oracle cannot tell: both are as right as its bound allows.
     Undecided,
 }
 
@@ -50,6 +68,9 @@ impl Blame {
     /// The word that the reports use.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Subject => "subject",
+            Self::Reference => "reference",
+            Self::Both => "both",
             Self::Undecided => "undecided",
         }
     }
@@ -64,10 +85,16 @@ pub struct Counts {
     pub exact: usize,
     /// Within a stated tolerance.
     pub within: usize,
-    /// Different.
+    /// Different, and not `known`.
     pub diverged: usize,
+    /// Different, and explained by the known-divergences file. Not part of `compared`.
+    pub known: usize,
+    /// Entries of the known-divergences file that explained nothing.
+    pub stale: usize,
     /// Not compared.
     pub unmeasured: usize,
+    /// How many of `compared` are isolated.
+    pub isolated: usize,
     /// Pure views: shape and dtype agree, the values are compared at the tap that they re-label. Not
     /// part of `compared`.
     pub views: usize,
@@ -78,15 +105,21 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Counts one verdict.
-    pub fn add(&mut self, verdict: TapVerdict) {
-        match verdict {
-            TapVerdict::Exact => self.exact += 1,
-            TapVerdict::Within => self.within += 1,
-            TapVerdict::Diverged => self.diverged += 1,
-            TapVerdict::Unmeasured => self.unmeasured += 1,
-        }
+    /// Counts one verdict; `known` is whether the known-divergences file explains it.
+    pub fn add(&mut self, verdict: TapVerdict, mode: Mode, known: bool) {
+        let count = match (verdict, known) {
+            (TapVerdict::Exact, _) => &mut self.exact,
+            (TapVerdict::Within, _) => &mut self.within,
+            (TapVerdict::Diverged, false) => &mut self.diverged,
+            (TapVerdict::Diverged, true) => &mut self.known,
+            (TapVerdict::Unmeasured, _) => &mut self.unmeasured,
+        };
+        *count += 1;
+        let before = self.compared;
         self.compared = self.exact + self.within + self.diverged;
+        if mode == Mode::Isolated {
+            self.isolated += self.compared - before;
+        }
     }
 }
 
@@ -106,12 +139,13 @@ pub enum RunVerdict {
 
 impl RunVerdict {
     /// The verdict that follows from the counts. Precedence: a failed reference, then a divergence
-    /// (it stays true whatever else is missing), then incompleteness, then parity. A run that
-    /// compared nothing is incomplete.
+    /// (it stays true whatever else is missing; a stale entry of the known-divergences file counts as
+    /// one, because it claims a difference that is not there), then incompleteness, then parity. A run
+    /// that compared nothing is incomplete.
     pub fn of(counts: &Counts, reference_failed: bool) -> Self {
         if reference_failed {
             Self::ReferenceFailed
-        } else if counts.diverged > 0 {
+        } else if counts.diverged + counts.stale > 0 {
             Self::Divergence
         } else if counts.unmeasured > 0 || counts.compared == 0 {
             Self::Incomplete
@@ -147,7 +181,7 @@ mod tests {
 
     fn counts(verdicts: &[TapVerdict]) -> Counts {
         let mut counts = Counts::default();
-        verdicts.iter().for_each(|&verdict| counts.add(verdict));
+        verdicts.iter().for_each(|&verdict| counts.add(verdict, Mode::Chained, false));
         counts
     }
 
@@ -164,6 +198,19 @@ mod tests {
         ] {
             assert_eq!(RunVerdict::of(&counts(verdicts), failed), expected, "{verdicts:?} {failed}");
         }
+    }
+
+    #[test]
+    fn a_known_divergence_is_no_comparison_and_a_stale_entry_is_a_divergence() {
+        let mut counts = Counts::default();
+        counts.add(TapVerdict::Diverged, Mode::Isolated, true);
+        assert_eq!((counts.compared, counts.known, counts.diverged), (0, 1, 0));
+        assert_eq!(RunVerdict::of(&counts, false), RunVerdict::Incomplete);
+        counts.add(TapVerdict::Exact, Mode::Isolated, false);
+        assert_eq!((counts.compared, counts.isolated), (1, 1));
+        assert_eq!(RunVerdict::of(&counts, false), RunVerdict::Parity);
+        counts.stale = 1;
+        assert_eq!(RunVerdict::of(&counts, false), RunVerdict::Divergence);
     }
 
     #[test]

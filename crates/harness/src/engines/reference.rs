@@ -117,17 +117,23 @@ impl Reference {
         Err(self.process.protocol(what))
     }
 
-    /// Makes the session that [`Engine::start`] decodes in.
+    /// Makes the session that [`Engine::start`] decodes in. `boundaries` are the names of taps outside the
+    /// selected layers whose values are wanted all the same.
     ///
     /// # Errors
     /// See [`ReferenceFailure`].
-    pub fn open_session(&mut self, settings: &Settings) -> Result<(), ReferenceFailure> {
+    pub fn open_session(
+        &mut self,
+        settings: &Settings,
+        boundaries: Vec<String>,
+    ) -> Result<(), ReferenceFailure> {
         let small = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
         let request = SessionRequest {
             context: small(settings.context),
             micro_batch: small(settings.micro_batch),
             threads: small(settings.reference_threads),
             layers: settings.layers.clone(),
+            boundaries,
         };
         self.threads = settings.reference_threads;
         self.process.request("session", &Request::Session(request), &[])?;

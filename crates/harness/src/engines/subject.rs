@@ -142,20 +142,24 @@ impl TapSink for Forwarder<'_> {
     }
 }
 
-fn owned(tap: &Tap<'_>) -> OwnedTap {
+/// The values of a tap, copied.
+pub(crate) fn owned_values(data: TapData<'_>) -> TapBytes {
     // x86-64 is little-endian, as `TapBytes::Values` asks.
-    let data = match tap.data {
+    match data {
         TapData::F32(values) => TapBytes::Values(bytemuck::cast_slice(values).to_vec()),
         TapData::F16(values) => TapBytes::Values(bytemuck::cast_slice(values).to_vec()),
         TapData::View(_) => TapBytes::View,
         TapData::Unwanted(_) => TapBytes::NotSelected,
-    };
+    }
+}
+
+fn owned(tap: &Tap<'_>) -> OwnedTap {
     OwnedTap {
         key: tap.key.clone(),
         layer: tap.layer,
         op: tap.op.to_owned(),
         dtype: ElementType::Known(tap.data.dtype()),
         dims: tap.dims,
-        data,
+        data: owned_values(tap.data),
     }
 }

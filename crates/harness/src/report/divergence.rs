@@ -3,9 +3,9 @@
 use serde::Serialize;
 
 use super::manifest::RunManifest;
-use crate::compare::{Blame, Comparison, Scalar, TapVerdict};
+use crate::compare::{Blame, Comparison, Mode, OracleFinding, Origin, Scalar, TapResult, TapVerdict};
 
-/// The first result that diverged, in the order of evaluation.
+/// The first result that diverged and is not known, in the order of evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FirstDivergence {
     /// The tap.
@@ -42,6 +42,10 @@ pub struct FirstDivergence {
     pub blame: Option<Blame>,
     /// Whether it shows in isolated mode: the error is made here, not inherited.
     pub isolated: bool,
+    /// Where the difference was made, as far as isolated mode knows.
+    pub origin: Option<Origin>,
+    /// What the oracle says of the node.
+    pub oracle: Option<OracleFinding>,
     /// Whether taps before it were left out because their layers are not selected: the two sides may have
     /// parted there.
     pub layers_before_not_compared: bool,
@@ -54,7 +58,11 @@ pub struct FirstDivergence {
 impl FirstDivergence {
     /// The first divergence of `comparison`.
     pub fn find(comparison: &Comparison, run: &RunManifest) -> Option<Self> {
-        let result = comparison.results.iter().find(|result| result.verdict == TapVerdict::Diverged)?;
+        let counts = |result: &&TapResult| result.verdict == TapVerdict::Diverged && result.known.is_none();
+        let result = comparison.results.iter().find(counts)?;
+        let isolated = comparison.results.iter().filter(counts).any(|other| {
+            (&other.tap, other.batch, other.mode) == (&result.tap, result.batch, Mode::Isolated)
+        });
         let metrics = result.metrics.as_ref();
         let first = metrics.and_then(|metrics| metrics.first.as_ref());
         Some(Self {
@@ -74,7 +82,9 @@ impl FirstDivergence {
             differing: metrics.map_or(0, |metrics| metrics.differing),
             elements: metrics.map_or(0, |metrics| metrics.elements),
             blame: result.blame,
-            isolated: false,
+            isolated,
+            origin: result.origin.clone(),
+            oracle: result.oracle.clone(),
             layers_before_not_compared: comparison.unselected_before_divergence,
             reason: result.reason.clone(),
             reproduce: run.reproduce.clone().unwrap_or_default(),

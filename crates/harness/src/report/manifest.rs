@@ -5,7 +5,7 @@ use std::path::Path;
 use engine::model::HyperParameters;
 use serde::Serialize;
 
-use crate::case::Case;
+use crate::case::{Case, ModeSelection};
 use crate::engines::EngineManifest;
 
 /// The manifest of a run.
@@ -153,6 +153,8 @@ pub struct RunManifest {
     pub steps: usize,
     /// The layers selected.
     pub layers: String,
+    /// On what inputs the subject computed what was compared: `both`, `chained` or `isolated`.
+    pub mode: String,
     /// The tokens with logits: `all`, or the `last` of each decode call.
     pub logits: String,
     /// Most tokens per decode call.
@@ -180,6 +182,9 @@ impl RunManifest {
             settings.threads,
             settings.reference_threads,
         );
+        if settings.mode != ModeSelection::default() {
+            reproduce += &format!(" --mode {}", settings.mode);
+        }
         if let Some(kernel) = settings.kernel {
             reproduce += &format!(" --kernel {kernel}");
         }
@@ -191,6 +196,7 @@ impl RunManifest {
             prompt_tokens: Some(case.tokens.len()),
             steps: case.steps,
             layers: settings.layers.to_string(),
+            mode: settings.mode.to_string(),
             logits: settings.logits.to_string(),
             micro_batch: settings.micro_batch,
             context: Some(settings.context),

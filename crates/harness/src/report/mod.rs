@@ -13,7 +13,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::compare::run::ViewCount;
+use crate::compare::known::KnownDivergence;
+use crate::compare::result::ViewCount;
 use crate::compare::{Comparison, Counts, RunVerdict, TapResult, TapVerdict, TokenRecord};
 use crate::engines::ReferenceFailure;
 use crate::engines::reference::failure::DECODE;
@@ -37,13 +38,15 @@ pub struct Report {
     pub manifest: Manifest,
     /// How many taps got which verdict.
     pub taps: Counts,
-    /// The first result that diverged, in the order of evaluation.
+    /// The first result that diverged and is not known, in the order of evaluation.
     pub first_divergence: Option<FirstDivergence>,
     /// Why the reference failed, if it did.
     pub failure: Option<FailureReport>,
     /// The pure views by stem, with the reason why their values are compared elsewhere.
     pub views: BTreeMap<&'static str, ViewCount>,
-    /// Every result per tap and batch, in the order of evaluation.
+    /// The entries of the known-divergences file, with how often each explained a result.
+    pub known_divergences: Vec<KnownDivergence>,
+    /// Every result per tap, batch and mode, in the order of evaluation.
     pub results: Vec<TapResult>,
     /// The tokens that were fed to both sides.
     pub tokens: Vec<TokenRecord>,
@@ -111,6 +114,7 @@ impl Report {
             taps: comparison.counts,
             failure,
             views: comparison.views,
+            known_divergences: comparison.known.entries().cloned().collect(),
             results: comparison.results,
             tokens: comparison.tokens,
             timing_ms,
@@ -125,8 +129,13 @@ impl Report {
     /// The verdict with its counts in one line; the last line of the text report.
     pub fn summary(&self) -> String {
         let taps = &self.taps;
+        let isolated = match (taps.isolated, taps.compared) {
+            (0, _) => String::new(),
+            (isolated, compared) if isolated == compared => " in isolation".to_owned(),
+            (isolated, _) => format!(", {isolated} of them in isolation"),
+        };
         let mut line = format!(
-            "verdict: {} ({} compared: {} exact, {} within, {} diverged; {} unmeasured; {} views)",
+            "verdict: {} ({} compared{isolated}: {} exact, {} within, {} diverged; {} unmeasured; {} views)",
             self.verdict.name(),
             taps.compared,
             taps.exact,
@@ -143,6 +152,12 @@ impl Report {
         if self.verdict == RunVerdict::Incomplete && taps.compared == 0 {
             line += "; nothing was compared";
         }
+        if taps.known > 0 {
+            line += &format!("; {} known", plural(taps.known, "divergence"));
+        }
+        if taps.stale > 0 {
+            line += &format!("; {} of known divergences explained nothing", plural(taps.stale, "entry"));
+        }
         if taps.nan > 0 {
             line += &format!("; NaN in {} tap{}", taps.nan, if taps.nan == 1 { "" } else { "s" });
         }
@@ -150,6 +165,15 @@ impl Report {
             line += &format!("; the reference failed: {}", failure.kind);
         }
         line
+    }
+}
+
+/// `1 divergence`, `2 divergences`.
+fn plural(count: usize, word: &str) -> String {
+    match (count, word.strip_suffix('y')) {
+        (1, _) => format!("1 {word}"),
+        (_, Some(stem)) => format!("{count} {stem}ies"),
+        (_, None) => format!("{count} {word}s"),
     }
 }
 

@@ -28,6 +28,10 @@ fn result(tap: &str, layer: Option<usize>, batch: usize, verdict: TapVerdict) ->
         mode: Mode::Chained,
         verdict,
         blame: None,
+        origin: None,
+        amplification: None,
+        known: None,
+        oracle: None,
         reason: None,
         note: None,
         token: None,
@@ -110,8 +114,9 @@ fn fixture() -> Report {
         TapResult { shape: vec![256], ..exact("attn_norm-0", Some(0), 1) },
     ];
     comparison.counts = Counts { views: 14, not_selected: 3, nan: 1, ..Counts::default() };
-    let verdicts: Vec<_> = comparison.results.iter().map(|result| result.verdict).collect();
-    verdicts.into_iter().for_each(|verdict| comparison.counts.add(verdict));
+    for result in &comparison.results {
+        comparison.counts.add(result.verdict, result.mode, result.known.is_some());
+    }
     comparison.views.insert(
         "q",
         ViewCount { taps: 14, reason: "strides of the second Qcur; its values are compared there" },
@@ -186,6 +191,7 @@ fn manifest() -> Manifest {
             prompt_tokens: Some(2),
             steps: 1,
             layers: "all".to_owned(),
+            mode: "both".to_owned(),
             logits: "all".to_owned(),
             micro_batch: 32,
             context: Some(32),
@@ -241,7 +247,7 @@ fn a_run_that_ended_early_says_only_what_is_known() {
     run.prompt = "text, not tokenised".to_owned();
     (run.prompt_tokens, run.context, run.reproduce) = (None, None, None);
     let text = text::render(&report, Detail::Auto);
-    assert!(text.contains("prompt: text, not tokenised; greedy steps: 1; layers all"), "{text}");
+    assert!(text.contains("prompt: text, not tokenised; greedy steps: 1; mode both, layers all"), "{text}");
     let line = text.lines().find(|line| line.contains("greedy steps: 1")).expect("the line of the run");
     assert!(!text.contains("prompt tokens: ") && !line.contains("context"), "{text}");
 }
@@ -318,7 +324,7 @@ fn of_layers(layers: usize) -> Report {
     let mut report = fixture();
     for layer in 2..layers {
         for tap in 0..20 {
-            report.taps.add(TapVerdict::Exact);
+            report.taps.add(TapVerdict::Exact, Mode::Chained, false);
             // `norm` is a tap of the whole model too.
             let name = if tap == 0 { format!("norm-{layer}") } else { format!("tap{tap}-{layer}#1") };
             report.results.push(exact(&name, Some(layer), 0));
@@ -350,7 +356,7 @@ fn a_long_run_has_a_row_per_layer_and_a_row_per_stem() {
         found[0].split_whitespace().collect::<Vec<_>>()
     };
     assert_eq!(row("31 "), ["31", "exact", "20", "20", "0", "0", "0", "0", "0", "0"]);
-    assert_eq!(row("tap7#1 "), ["tap7#1", "MUL", "256×5", "30", "exact", "30", "0", "0", "0"]);
+    assert_eq!(row("tap7#1 "), ["tap7#1", "MUL", "256×5", "30", "exact", "-", "30", "0", "0"]);
     let norms: Vec<_> = text
         .lines()
         .filter(|line| line.starts_with("  norm ") && line.contains("256×5"))
@@ -359,8 +365,8 @@ fn a_long_run_has_a_row_per_layer_and_a_row_per_stem() {
         .filter_map(|line| line.split_whitespace().nth(3))
         .collect();
     assert_eq!(norms, ["30", "-"], "the norm of the model is not one of the layers' norms: {text}");
-    assert_eq!(row("attn_norm "), ["attn_norm", "MUL", "256×5…", "1", "exact", "2", "0", "0", "0"]);
-    assert_eq!(row("inp_embd "), ["inp_embd", "MUL", "256×5…", "-", "exact", "2", "0", "0", "0"]);
+    assert_eq!(row("attn_norm "), ["attn_norm", "MUL", "256×5…", "1", "exact", "-", "2", "0", "0"]);
+    assert_eq!(row("inp_embd "), ["inp_embd", "MUL", "256×5…", "-", "exact", "-", "2", "0", "0"]);
     assert!(text.lines().count() < 120, "{text}");
 }
 

@@ -7,6 +7,7 @@ mod findings;
 mod group;
 mod head;
 mod layout;
+mod origins;
 mod outcome;
 mod taps;
 mod views;

@@ -55,7 +55,7 @@ fn serve(input: impl Read, output: impl Write) -> anyhow::Result<()> {
     write_frame(&mut output, &Response::Hello { pid: std::process::id() }, &[])?;
     // First the session, then the model: the order in which they are given up.
     let mut session: Option<Session> = None;
-    let mut layers = LayerSelection::All;
+    let mut selection = Selection::default();
     let mut model: Option<Model> = None;
     loop {
         let (request, payload) = match read_frame::<Request>(&mut input) {
@@ -74,7 +74,7 @@ fn serve(input: impl Read, output: impl Write) -> anyhow::Result<()> {
             }
             Request::Session(request) => {
                 with(model.as_ref()).and_then(|model| open(model, &request)).map(|opened| {
-                    layers = request.layers;
+                    selection = Selection { layers: request.layers, boundaries: request.boundaries };
                     session = Some(opened);
                     (Response::SessionReady, Vec::new())
                 })
@@ -82,7 +82,7 @@ fn serve(input: impl Read, output: impl Write) -> anyhow::Result<()> {
             Request::Tokenize { .. } => with(model.as_ref()).and_then(|model| tokenize(model, &payload)),
             Request::Pieces { .. } => with(model.as_ref()).and_then(|model| pieces(model, &payload)),
             Request::Decode { tokens } => {
-                with(session.as_mut()).and_then(|session| decode(session, &tokens, &layers, &mut output))
+                with(session.as_mut()).and_then(|session| decode(session, &tokens, &selection, &mut output))
             }
             Request::Clear => with(session.as_mut()).map(|session| {
                 session.kv_clear();
@@ -200,7 +200,7 @@ fn pieces(model: &Model, tokens: &[u8]) -> Answer {
 fn decode(
     session: &mut Session,
     tokens: &[WireToken],
-    layers: &LayerSelection,
+    selection: &Selection,
     out: &mut impl Write,
 ) -> Answer {
     let batch: Vec<BatchToken> = tokens
@@ -213,7 +213,7 @@ fn decode(
         })
         .collect();
     let outputs = tokens.iter().filter(|token| token.output).count();
-    let mut forwarder = Forwarder { out, layers, layer: None, error: None };
+    let mut forwarder = Forwarder { out, selection, layer: None, error: None };
     let decoded = session.decode(&batch, Some(&mut forwarder));
     if let Some(error) = forwarder.error {
         return Err(Stop::Pipe(error));
@@ -250,10 +250,30 @@ fn time(session: &mut Session, position: u32, tokens: &[u8]) -> Answer {
     Ok((response, Vec::new()))
 }
 
+/// The taps whose values are transferred.
+#[derive(Debug)]
+struct Selection {
+    layers: LayerSelection,
+    /// Names of taps outside these layers.
+    boundaries: Vec<String>,
+}
+
+impl Default for Selection {
+    fn default() -> Self {
+        Self { layers: LayerSelection::All, boundaries: Vec::new() }
+    }
+}
+
+impl Selection {
+    fn contains(&self, name: &str, layer: Option<usize>) -> bool {
+        self.layers.contains(layer) || self.boundaries.iter().any(|boundary| boundary == name)
+    }
+}
+
 /// Sends every node as a frame, in the order of evaluation.
 struct Forwarder<'a, W> {
     out: &'a mut W,
-    layers: &'a LayerSelection,
+    selection: &'a Selection,
     /// The layer of the last node that names one.
     layer: Option<usize>,
     error: Option<FrameError>,
@@ -270,7 +290,7 @@ impl<W: Write> Forwarder<'_, W> {
     }
 
     fn header(&self, node: &Node<'_>, layer: Option<usize>) -> NodeHeader {
-        let content = if !self.layers.contains(layer) {
+        let content = if !self.selection.contains(node.name, layer) {
             Content::NotSelected
         } else if views::lookup(&TapKey::new(node.name, 0).stem(), node.op).is_some() {
             Content::View
@@ -327,14 +347,14 @@ impl<W: Write> TapVisitor for Forwarder<'_, W> {
 mod tests {
     use super::*;
 
-    fn forwarder<'a>(out: &'a mut Vec<u8>, layers: &'a LayerSelection) -> Forwarder<'a, Vec<u8>> {
-        Forwarder { out, layers, layer: None, error: None }
+    fn forwarder<'a>(out: &'a mut Vec<u8>, selection: &'a Selection) -> Forwarder<'a, Vec<u8>> {
+        Forwarder { out, selection, layer: None, error: None }
     }
 
     #[test]
     fn an_unnamed_node_belongs_to_the_layer_before_it() {
-        let (mut out, layers) = (Vec::new(), LayerSelection::All);
-        let mut forwarder = forwarder(&mut out, &layers);
+        let (mut out, selection) = (Vec::new(), Selection::default());
+        let mut forwarder = forwarder(&mut out, &selection);
         let found = ["inp_embd", "attn_o_out-1", "node_57", "node_58", "ffn_inp-1", "norm"]
             .map(|name| forwarder.layer_of(name));
         assert_eq!(found, [None, Some(1), Some(1), Some(1), Some(1), None]);

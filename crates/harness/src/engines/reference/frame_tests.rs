@@ -62,6 +62,7 @@ fn requests_survive_the_round_trip() {
                 micro_batch: 32,
                 threads: 2,
                 layers: "0,3-5".parse().expect("a selection"),
+                boundaries: vec!["l_out-0".to_owned()],
             }),
             b"",
         ),

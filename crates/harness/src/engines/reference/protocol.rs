@@ -98,6 +98,9 @@ pub struct SessionRequest {
     pub threads: u32,
     /// Layers whose values are transferred.
     pub layers: LayerSelection,
+    /// Names of taps outside these layers whose values are transferred too, because nodes of these layers
+    /// read them.
+    pub boundaries: Vec<String>,
 }
 
 /// One token of a batch.

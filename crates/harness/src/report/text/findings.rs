@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::layout::{LIST, field, line, more, printable, wrapped};
+use super::origins;
 use crate::compare::{Metrics, TapResult, TapVerdict};
 use crate::report::{FirstDivergence, Report};
 
@@ -10,6 +11,7 @@ pub(super) fn render(out: &mut String, report: &Report) {
     if let Some(divergence) = &report.first_divergence {
         first_divergence(out, divergence);
     }
+    origins::render(out, report);
     unmeasured(out, report);
     nan(out, report);
     if let Some(failure) = &report.failure {
@@ -46,8 +48,16 @@ fn first_divergence(out: &mut String, divergence: &FirstDivergence) {
     if divergence.layers_before_not_compared {
         field(out, "", "layers before it were not compared: it may be inherited from one of them");
     }
+    if divergence.isolated {
+        field(out, "", "made here: the node differs on the reference's own inputs too");
+    } else if let Some(origin) = &divergence.origin {
+        field(out, "", &format!("inherited from {}, batch {}", printable(&origin.tap), origin.batch));
+    }
     if let Some(blame) = divergence.blame {
         field(out, "blame", blame.name());
+    }
+    if let Some(oracle) = &divergence.oracle {
+        field(out, "oracle", &printable(&oracle.explanation));
     }
     // Not wrapped: it is there to be copied.
     line(out, &format!("  reproduce  {}", divergence.reproduce));

@@ -1,7 +1,7 @@
 //! Results that share a row of a table, and what that row says of all of them.
 
 use super::layout::number;
-use crate::compare::{Metrics, TapResult, TapVerdict};
+use crate::compare::{Metrics, Mode, TapResult, TapVerdict};
 
 /// At least one result.
 #[derive(Debug)]
@@ -37,6 +37,12 @@ impl<'a> Group<'a> {
             .into_iter()
             .find(|&verdict| self.count(verdict) > 0)
             .unwrap_or(TapVerdict::Exact)
+    }
+
+    /// The worst verdict in one mode; `-` where nothing was compared in it.
+    pub(super) fn verdict_in(&self, mode: Mode) -> String {
+        let results: Vec<_> = self.results.iter().copied().filter(|result| result.mode == mode).collect();
+        if results.is_empty() { "-".to_owned() } else { Self { results }.worst().name().to_owned() }
     }
 
     /// Number of different values of `key`.

@@ -29,8 +29,8 @@ pub(super) fn render(out: &mut String, report: &Report) {
         None => format!("prompt: {}", run.prompt),
     };
     text += &format!(
-        "; greedy steps: {}; layers {}, logits {}, micro-batch {}",
-        run.steps, run.layers, run.logits, run.micro_batch
+        "; greedy steps: {}; mode {}, layers {}, logits {}, micro-batch {}",
+        run.steps, run.mode, run.layers, run.logits, run.micro_batch
     );
     if let Some(context) = run.context {
         text += &format!(", context {context}");

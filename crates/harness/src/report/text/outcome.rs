@@ -3,7 +3,7 @@
 use super::group::Group;
 use super::layout::{LIST, field, field_name, flow, line, more, number};
 use crate::compare::logits::LogitMetrics;
-use crate::compare::run::LOGITS;
+use crate::compare::result::LOGITS;
 use crate::compare::{TapVerdict, TokenRecord, TokenSource};
 use crate::report::Report;
 

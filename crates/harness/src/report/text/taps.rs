@@ -6,8 +6,8 @@
 
 use super::group::Group;
 use super::layout::{LIST, Tables, line, more, printable, shortened};
-use crate::compare::run::{GREEDY_TOKEN, LOGITS};
-use crate::compare::{TapResult, TapVerdict};
+use crate::compare::result::{GREEDY_TOKEN, LOGITS};
+use crate::compare::{Mode, TapResult, TapVerdict};
 use crate::report::{Detail, Report};
 
 /// Layers whose taps a reader will still scroll through one by one.
@@ -71,16 +71,18 @@ impl Place {
 fn placed(report: &Report) -> Vec<(Place, &TapResult)> {
     let is_tap = |result: &&TapResult| result.tap != LOGITS && result.tap != GREEDY_TOKEN;
     // A graph begins with its only input, the embedding. What else has no layer comes behind the layers.
-    let mut current = None;
+    let mut input: Option<(usize, &str)> = None;
     let mut placed: Vec<_> = report
         .results
         .iter()
         .filter(is_tap)
         .map(|result| {
-            let first = current.replace(result.batch) != Some(result.batch);
+            if input.is_none_or(|(batch, _)| batch != result.batch) {
+                input = Some((result.batch, &result.tap));
+            }
             let place = match result.layer {
                 Some(layer) => Place::Layer(layer),
-                None if first => Place::Input,
+                None if input == Some((result.batch, &result.tap)) => Place::Input,
                 None => Place::Output,
             };
             (place, result)
@@ -113,18 +115,18 @@ fn tally(group: &Group<'_>) -> String {
     there.join(", ")
 }
 
-const TAP_HEADER: [&str; 8] = ["tap", "op", "shape", "verdict", "batches", "max ULP", "max abs", "NMSE"];
+const TAP_HEADER: [&str; 8] = ["tap", "op", "shape", "chained", "isolated", "batches", "max ULP", "max abs"];
 
 fn tap_row(group: &Group<'_>) -> [String; 8] {
     [
         shortened(group.results.first().map_or("", |result| &result.tap), TAP_WIDTH),
         printable(&group.op()),
         group.shape(),
-        group.worst().name().to_owned(),
-        group.results.len().to_string(),
+        group.verdict_in(Mode::Chained),
+        group.verdict_in(Mode::Isolated),
+        group.distinct(|result| Some(result.batch)).to_string(),
         group.max_ulp(),
         group.max_abs(),
-        group.nmse(),
     ]
 }
 
@@ -144,14 +146,14 @@ fn sections(out: &mut String, placed: &[(Place, &TapResult)]) {
         })
         .collect();
     line(out, "\ntaps: the worst of all batches; the shape of the first one, with … if others follow");
-    Tables { header: TAP_HEADER, numeric_from: 4, tables }.put(out);
+    Tables { header: TAP_HEADER, numeric_from: 5, tables }.put(out);
 }
 
 fn layers(out: &mut String, placed: &[(Place, &TapResult)]) {
     let header = [
         "layer",
         "verdict",
-        "taps",
+        "results",
         "exact",
         "within",
         "diverged",
@@ -177,12 +179,12 @@ fn layers(out: &mut String, placed: &[(Place, &TapResult)]) {
             ]
         })
         .collect();
-    let title = "layers: all taps in all batches".to_owned();
+    let title = "layers: all taps in all batches and modes".to_owned();
     Tables { header, numeric_from: 2, tables: vec![(title, rows)] }.put(out);
 }
 
 fn stems(out: &mut String, placed: &[(Place, &TapResult)]) {
-    let header = ["tap", "op", "shape", "layers", "verdict", "taps", "max ULP", "max abs", "NMSE"];
+    let header = ["tap", "op", "shape", "layers", "chained", "isolated", "taps", "max ULP", "max abs"];
     let results = placed.iter().map(|(_, result)| *result);
     // The final norm and the first norm of each layer have the same stem.
     let key = |result: &TapResult| (result.layer.is_some(), result.layerless());
@@ -196,17 +198,17 @@ fn stems(out: &mut String, placed: &[(Place, &TapResult)]) {
                 printable(&group.op()),
                 group.shape(),
                 if model_level { "-".to_owned() } else { in_layers.to_string() },
-                group.worst().name().to_owned(),
-                group.results.len().to_string(),
+                group.verdict_in(Mode::Chained),
+                group.verdict_in(Mode::Isolated),
+                group.distinct(|result| (result.layer, result.batch)).to_string(),
                 group.max_ulp(),
                 group.max_abs(),
-                group.nmse(),
             ]
         })
         .collect();
     let title =
         "taps: the worst of all layers and batches; the first shape, with … if others follow".to_owned();
-    Tables { header, numeric_from: 5, tables: vec![(title, rows)] }.put(out);
+    Tables { header, numeric_from: 6, tables: vec![(title, rows)] }.put(out);
 }
 
 fn not_exact(out: &mut String, placed: &[(Place, &TapResult)]) {
@@ -218,6 +220,6 @@ fn not_exact(out: &mut String, placed: &[(Place, &TapResult)]) {
     let total = rows.len();
     rows.truncate(MAX_NOT_EXACT);
     let title = "taps that are not exact: the batches where they are not".to_owned();
-    Tables { header: TAP_HEADER, numeric_from: 4, tables: vec![(title, rows)] }.put(out);
+    Tables { header: TAP_HEADER, numeric_from: 5, tables: vec![(title, rows)] }.put(out);
     more(out, total, MAX_NOT_EXACT);
 }
