@@ -285,7 +285,9 @@ impl Run {
         let dump = args.dump_taps.as_deref().map(TapDump::create).transpose()?;
         self.setup_time = started.elapsed();
 
-        let mut watcher = Watcher::new(case.prompt_batches().len() + case.steps, dump);
+        let prompt_sizes = case.prompt_batches().into_iter().map(|batch| batch.len() as u64);
+        let sizes = prompt_sizes.chain(std::iter::repeat_n(1, case.steps)).collect();
+        let mut watcher = Watcher::new(sizes, model.graph().nodes.len(), dump);
         let mut engines = Engines { subject: &mut subject, reference: &mut reference };
         let chained = mode.chained();
         let mut plan = Plan { chained, isolated: isolated.as_mut(), observer: &mut watcher };

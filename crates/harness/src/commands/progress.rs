@@ -11,20 +11,25 @@ use crate::exit::Failure;
 #[derive(Debug)]
 pub(super) struct Watcher {
     bar: ProgressBar,
+    /// Tokens of each decode call.
+    sizes: Vec<u64>,
     dump: Option<TapDump>,
     /// Why the dump was given up. The comparison goes on: its verdict does not depend on the dump.
     failure: Option<Failure>,
 }
 
 impl Watcher {
-    /// Watches `batches` decode calls; `dump` gets the taps.
-    pub(super) fn new(batches: usize, dump: Option<TapDump>) -> Self {
-        // Draws on stderr, and nothing at all where stderr is not a terminal.
-        let bar = ProgressBar::new(batches as u64);
-        if let Ok(style) = ProgressStyle::with_template("batch {pos}/{len} {wide_bar} {msg}") {
+    /// Watches decode calls of these `sizes` in tokens, each of which has about `nodes` taps; `dump` gets
+    /// the taps.
+    pub(super) fn new(sizes: Vec<u64>, nodes: usize, dump: Option<TapDump>) -> Self {
+        // The work of a tap grows with the tokens of its batch, so that is the unit of the bar. It draws
+        // on stderr, and nothing at all where stderr is not a terminal.
+        let tokens: u64 = sizes.iter().sum();
+        let bar = ProgressBar::new(tokens.saturating_mul(nodes as u64));
+        if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {percent}% eta {eta} {msg}") {
             bar.set_style(style);
         }
-        Self { bar, dump, failure: None }
+        Self { bar, sizes, dump, failure: None }
     }
 
     /// Ends the display and writes the dump.
@@ -43,6 +48,7 @@ impl Watcher {
 impl Observer for Watcher {
     fn aligned(&mut self, batch: usize, aligned: &Aligned) -> Result<(), Failure> {
         self.bar.set_message(aligned.tap().key.to_string());
+        self.bar.inc(self.sizes.get(batch).copied().unwrap_or(1));
         if let Some(Err(failure)) = self.dump.as_mut().map(|dump| dump.add(batch, aligned)) {
             self.failure = Some(failure);
             // The spool goes, and with it the room that it took.
@@ -51,8 +57,8 @@ impl Observer for Watcher {
         Ok(())
     }
 
-    fn batch_done(&mut self, _batch: usize) {
-        self.bar.inc(1);
+    fn batch_done(&mut self, batch: usize) {
+        self.bar.set_prefix(format!("batch {}/{}", batch + 1, self.sizes.len()));
     }
 }
 
@@ -77,7 +83,7 @@ mod tests {
             dims: [1, 1, 1, 1],
             data: TapBytes::Values(vec![0; 4]),
         };
-        let mut watcher = Watcher::new(1, Some(dump));
+        let mut watcher = Watcher::new(vec![1], 1, Some(dump));
         for order in 0..2 {
             let aligned = Aligned::Pair { subject: tap.clone(), reference: tap.clone(), order };
             assert!(watcher.aligned(0, &aligned).is_ok(), "the comparison goes on");

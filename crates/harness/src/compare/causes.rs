@@ -91,3 +91,7 @@ fn like_its_twin(result: &mut TapResult, isolated: &TapResult) {
         _ => None,
     };
 }
+
+#[cfg(test)]
+#[path = "causes_tests.rs"]
+mod tests;

@@ -162,3 +162,76 @@ impl From<EntryForm> for KnownDivergence {
         Self { tap, condition, reason, link, explained: 0 }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compare::{Mode, OracleFinding, TapVerdict};
+
+    const ENTRY: &str = r#"
+        [[divergence]]
+        tap = "ffn_down-*"
+        condition = { blame = "reference", cause = "accumulator_wrap" }
+        reason = "16-bit accumulators"
+        link = "https://example.org/411"
+    "#;
+
+    fn read(text: &str) -> Result<KnownDivergences, Failure> {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), text).expect("written");
+        KnownDivergences::read(file.path())
+    }
+
+    fn result(tap: &str, blame: Blame, cause: Option<&str>) -> TapResult {
+        let mut result = TapResult::bare(tap.to_owned(), Some(1), 0, String::new(), TapVerdict::Diverged);
+        result.mode = Mode::Isolated;
+        result.blame = Some(blame);
+        result.oracle = Some(OracleFinding {
+            blame: Some(blame),
+            cause: cause.map(str::to_owned),
+            subject_error: 0.0,
+            reference_error: 9.0,
+            bound: 1.0,
+            explanation: String::new(),
+        });
+        result
+    }
+
+    #[test]
+    fn an_entry_explains_what_meets_its_pattern_and_its_condition() {
+        let mut known = read(ENTRY).expect("a good file");
+        let wrap = Some("accumulator_wrap");
+        for (tap, blame, cause) in [
+            ("ffn_up-1", Blame::Reference, wrap),
+            ("ffn_down", Blame::Reference, wrap),
+            ("ffn_down-1", Blame::Subject, wrap),
+            ("ffn_down-1", Blame::Both, wrap),
+            ("ffn_down-1", Blame::Reference, None),
+            ("ffn_down-1", Blame::Reference, Some("nan")),
+        ] {
+            assert_eq!(known.explanation(&result(tap, blame, cause)), None, "{tap} {blame:?} {cause:?}");
+        }
+        assert_eq!(known.stale(), 1);
+        let found = known.explanation(&result("ffn_down-1", Blame::Reference, wrap));
+        assert_eq!(found.as_deref(), Some("16-bit accumulators"));
+        assert_eq!((known.stale(), known.entries().map(|entry| entry.explained).sum::<usize>()), (0, 1));
+    }
+
+    #[test]
+    fn a_file_that_says_less_or_more_than_an_entry_is_refused_by_name() {
+        for (from, to, named) in [
+            ("reason = \"16-bit accumulators\"", "", "reason"),
+            ("link = \"https://example.org/411\"", "link = \" \"", "link"),
+            ("blame = \"reference\"", "blame = \"subject\"", "never expected"),
+            ("blame = \"reference\"", "blame = \"nobody\"", "nobody"),
+            ("tap =", "taps =", "taps"),
+            (ENTRY, "", "at least one"),
+            (ENTRY, "[[divergence]", "TOML"),
+        ] {
+            let failure = read(&ENTRY.replace(from, to)).expect_err(to);
+            let text = format!("{failure:#}");
+            assert!(text.contains(named), "{named}: {text}");
+            assert_eq!(failure.code(), crate::exit::ExitCode::Usage);
+        }
+    }
+}
