@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use engine::model::Model;
 use harness::case::{Case, LayerSelection, LogitSelection, ModeSelection, Settings};
-use harness::compare::IsolatedMode;
 use harness::compare::lockstep::Engines;
 use harness::compare::run::{Comparison, Observer, Plan};
 use harness::compare::verdict::{RunVerdict, TapVerdict};
+use harness::compare::{IsolatedMode, OracleUse};
 use harness::engines::{Reference, ReferenceOptions, Subject};
 use harness::exit::Failure;
 use harness::generate::{ModelSpec, Preset, write_model};
@@ -84,7 +84,9 @@ pub(crate) fn compare(case: &Case, subject: Arc<Model>) -> Comparison {
 pub(crate) fn compare_with(case: &Case, subject: Arc<Model>, reference: &mut Reference) -> Comparison {
     let settings = &case.settings;
     let boundaries = IsolatedMode::boundaries(&subject, settings);
-    let mut isolated = IsolatedMode::new(Arc::clone(&subject), settings).expect("isolated mode starts");
+    let truth = Arc::new(Model::open(&case.model).expect("the model opens"));
+    let mut isolated = IsolatedMode::new(&truth, Arc::clone(&subject), settings, OracleUse::Disagreements)
+        .expect("isolated mode starts");
     let mut subject = Subject::new(subject, settings).expect("the subject starts");
     reference.open_session(settings, boundaries).expect("the reference opens a session");
     let mut comparison = Comparison::default();

@@ -47,6 +47,11 @@ impl Cells {
         self.cells.iter().flatten().count()
     }
 
+    /// What all cells hold.
+    pub fn as_slice(&self) -> &[Option<Cell>] {
+        &self.cells
+    }
+
     /// What cell `index` holds.
     pub fn get(&self, index: usize) -> Option<Cell> {
         self.cells[index]

@@ -21,4 +21,5 @@ pub mod dump;
 pub mod engines;
 pub mod exit;
 pub mod generate;
+pub mod oracle;
 pub mod report;

@@ -14,7 +14,7 @@ use super::{BatchToken, SessionSettings, cells, check_batch, new_cache};
 use crate::error::{Error, Result};
 use crate::graph::{CacheSide, Extents, Node, NodeId, Op};
 use crate::kernels::{self, Kernels};
-use crate::kv_cache::KvCache;
+use crate::kv_cache::{Cell, KvCache};
 use crate::model::Model;
 use crate::tap::{DType, TapData};
 use crate::threads::Threads;
@@ -92,6 +92,26 @@ impl Isolated {
     /// The model.
     pub fn model(&self) -> &Model {
         &self.model
+    }
+
+    /// The model, to keep.
+    pub fn shared_model(&self) -> Arc<Model> {
+        Arc::clone(&self.model)
+    }
+
+    /// The cells that the batch is stored in.
+    pub fn slot(&self) -> Range<usize> {
+        self.batch.slot.clone()
+    }
+
+    /// Number of cells that are attended to.
+    pub fn attended(&self) -> usize {
+        self.batch.attended
+    }
+
+    /// What the cells hold that are attended to.
+    pub fn cells(&self) -> &[Option<Cell>] {
+        &self.cache.cells().as_slice()[..self.batch.attended]
     }
 
     /// The tokens of the batch.

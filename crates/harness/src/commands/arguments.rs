@@ -12,6 +12,7 @@ use engine::model::HyperParameters;
 
 use super::paths::{Named, check_distinct};
 use crate::case::{LayerSelection, LogitSelection, MAX_MICRO_BATCH, ModeSelection};
+use crate::compare::OracleUse;
 use crate::engines::ReferenceOptions;
 use crate::exit::Failure;
 use crate::report::output::{self, ReportFile};
@@ -68,6 +69,11 @@ pub struct RunArgs {
     /// On what inputs the subject computes what is compared
     #[arg(long, value_enum, default_value_t = ModeSelection::Both)]
     pub mode: ModeSelection,
+
+    /// Ask the oracle about every node and not only where the two sides disagree: finds what both do wrong
+    /// in the same way. Slow on large models
+    #[arg(long)]
+    pub oracle: bool,
 
     /// Divergences that are expected, each with its reason (TOML). They are listed apart and do not fail
     /// the run; an entry that explains nothing does
@@ -204,6 +210,11 @@ impl RunArgs {
             self.threads.unwrap_or(default),
             self.reference_threads.or(self.threads).unwrap_or(reference_default),
         )
+    }
+
+    /// When the oracle is asked.
+    pub fn oracle_use(&self) -> OracleUse {
+        if self.oracle { OracleUse::EveryNode } else { OracleUse::Disagreements }
     }
 
     /// The subject's instruction set: the flag, or else the variable `BITNET_KERNEL`.

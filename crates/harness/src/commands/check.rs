@@ -276,8 +276,9 @@ impl Run {
         let mode = case.settings.mode;
         let mut isolated = mode
             .isolated()
-            .then(|| IsolatedMode::new(Arc::clone(model), &case.settings).map_err(Failure::usage))
-            .transpose()?;
+            .then(|| IsolatedMode::new(model, Arc::clone(model), &case.settings, args.oracle_use()))
+            .transpose()
+            .map_err(Failure::usage)?;
         let boundaries =
             if mode.isolated() { IsolatedMode::boundaries(model, &case.settings) } else { Vec::new() };
         reference.open_session(&case.settings, boundaries)?;

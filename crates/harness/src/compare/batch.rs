@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use engine::session::BatchToken;
 
 use super::align::{Aligned, Side};
-use super::isolated::IsolatedMode;
+use super::isolated::{IsolatedMode, Outcome};
 use super::judge::{Judgement, judge};
 use super::locate::BatchShape;
 use super::lockstep::Visit;
@@ -55,20 +55,35 @@ impl BatchVisit<'_> {
         self.views.entry(stem).or_insert(ViewCount { taps: 0, reason }).taps += 1;
     }
 
-    fn pair(&mut self, subject: &OwnedTap, reference: &OwnedTap, order: usize, judgement: Judgement) {
-        let isolated = self.isolated.as_mut().and_then(|mode| mode.chained(&reference.key, &judgement));
+    fn pair(
+        &mut self,
+        subject: &OwnedTap,
+        reference: &OwnedTap,
+        order: usize,
+        judgement: Judgement,
+    ) -> Result<(), RunError> {
+        let outcome = match &mut self.isolated {
+            Some(isolated) => isolated.chained(subject, reference, &judgement)?,
+            None => None,
+        };
         if let Some(line) = judgement.view {
             self.count_view(line.stem, line.reason);
-            return;
+            return Ok(());
         }
         if self.chained {
             let layer = reference.layer.or(subject.layer);
             let result = TapResult::of(reference, layer, Mode::Chained, judgement, self.index, self.shape);
             self.rows.push(Row { order, result });
         }
-        if let Some(judgement) = isolated {
-            self.push(order, reference, Mode::Isolated, judgement);
-        }
+        self.push_isolated(order, reference, outcome);
+        Ok(())
+    }
+
+    fn push_isolated(&mut self, order: usize, tap: &OwnedTap, outcome: Option<Outcome>) {
+        let Some(Outcome { judgement, oracle }) = outcome else { return };
+        let mut result = TapResult::of(tap, tap.layer, Mode::Isolated, judgement, self.index, self.shape);
+        result.oracle = oracle;
+        self.rows.push(Row { order, result });
     }
 
     /// A tap of one side only. It is unmeasured in every mode that owes a result for it.
@@ -100,10 +115,8 @@ impl Visit<RunError> for BatchVisit<'_> {
         let compared = self.layers.contains(tap.layer);
         self.references += usize::from(compared);
         if let Some(isolated) = &mut self.isolated {
-            let judgement = isolated.reference(tap, compared)?;
-            if let Some(judgement) = judgement {
-                self.push(self.references, tap, Mode::Isolated, judgement);
-            }
+            let outcome = isolated.reference(tap, compared)?;
+            self.push_isolated(self.references, tap, outcome);
         }
         Ok(compared)
     }
@@ -114,8 +127,10 @@ impl Visit<RunError> for BatchVisit<'_> {
         let judgement = judge(&aligned);
         match &aligned {
             Aligned::Pair { subject, reference, order } => self.pair(subject, reference, *order, judgement),
-            Aligned::Single { side, tap, order, .. } => self.single(*side, tap, *order, judgement),
+            Aligned::Single { side, tap, order, .. } => {
+                self.single(*side, tap, *order, judgement);
+                Ok(())
+            }
         }
-        Ok(())
     }
 }

@@ -14,9 +14,10 @@ fn blamed(mut result: TapResult, blame: Blame) -> TapResult {
     result.oracle = Some(OracleFinding {
         blame: Some(blame),
         cause: None,
-        subject_error: 0.0,
-        reference_error: 0.0,
-        bound: 1.0,
+        subject_error: None,
+        reference_error: None,
+        bound: None,
+        judged: 1,
         explanation: String::new(),
     });
     result

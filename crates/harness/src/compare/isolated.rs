@@ -16,7 +16,9 @@ use engine::session::{BatchToken, Isolated, SessionSettings};
 use engine::tap::{DType, TapData, TapKey};
 
 use super::judge::{Judgement, judge_pair};
-use super::verdict::TapVerdict;
+use super::result::OracleFinding;
+use super::verdict::{Blame, TapVerdict};
+use super::witness::Witness;
 use crate::case::Settings;
 use crate::engines::subject::owned_values;
 use crate::engines::{ElementType, EngineFailure, OwnedTap, TapBytes};
@@ -24,10 +26,21 @@ use crate::engines::{ElementType, EngineFailure, OwnedTap, TapBytes};
 /// What is said of a tap that was not computed twice.
 const SHARED: &str = "the subject's inputs were the reference's, bit for bit: computed once for both modes";
 
+/// When the oracle is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OracleUse {
+    /// About nodes on which the two sides disagree.
+    Disagreements,
+    /// About every node, so that two engines that are wrong in the same way are found.
+    EveryNode,
+}
+
 /// The subject's graph, evaluated on the reference's values.
 #[derive(Debug)]
 pub struct IsolatedMode {
     evaluator: Isolated,
+    witness: Witness,
+    ask: OracleUse,
     keys: Vec<TapKey>,
     nodes: HashMap<TapKey, NodeId>,
     /// Per node and batch: what is known of it.
@@ -43,25 +56,45 @@ struct State {
     shared: bool,
 }
 
+/// An isolated result.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The comparison of the isolated tap with the reference's.
+    pub judgement: Judgement,
+    /// What the oracle says, where it was asked.
+    pub oracle: Option<OracleFinding>,
+}
+
+impl From<Judgement> for Outcome {
+    fn from(judgement: Judgement) -> Self {
+        Self { judgement, oracle: None }
+    }
+}
+
 impl IsolatedMode {
-    /// Isolated mode for a subject of this model and these settings.
+    /// Isolated mode for a subject that runs `subject`, the same object as `truth` or an altered copy of
+    /// it; the oracle goes by `truth`.
     ///
     /// # Errors
     /// As for [`Isolated::new`].
-    pub fn new(model: Arc<Model>, settings: &Settings) -> engine::Result<Self> {
-        let keys = model.graph().tap_keys();
+    pub fn new(
+        truth: &Arc<Model>,
+        subject: Arc<Model>,
+        settings: &Settings,
+        ask: OracleUse,
+    ) -> engine::Result<Self> {
+        let keys = subject.graph().tap_keys();
         let nodes = keys.iter().enumerate().map(|(index, key)| (key.clone(), NodeId(index))).collect();
         let states = vec![State::default(); keys.len()];
-        let evaluator = Isolated::new(
-            model,
-            SessionSettings {
-                context: settings.context,
-                micro_batch: settings.micro_batch,
-                threads: settings.threads,
-                kernel: settings.kernel,
-            },
-        )?;
-        Ok(Self { evaluator, keys, nodes, states })
+        let session = SessionSettings {
+            context: settings.context,
+            micro_batch: settings.micro_batch,
+            threads: settings.threads,
+            kernel: settings.kernel,
+        };
+        let witness = Witness::new(truth, &subject, session)?;
+        let evaluator = Isolated::new(subject, session)?;
+        Ok(Self { evaluator, witness, ask, keys, nodes, states })
     }
 
     /// The taps outside of `settings`' layers that a selected node reads. They are not compared, but have
@@ -87,7 +120,8 @@ impl IsolatedMode {
     /// The batch cannot be stored.
     pub fn begin(&mut self, batch: &[BatchToken]) -> Result<(), EngineFailure> {
         self.states.fill(State::default());
-        Ok(self.evaluator.begin(batch)?)
+        self.evaluator.begin(batch)?;
+        Ok(self.witness.begin(batch, &self.evaluator)?)
     }
 
     /// A tap of the reference has arrived, `compared` if its layer is selected. `None` where there is no
@@ -95,23 +129,24 @@ impl IsolatedMode {
     ///
     /// # Errors
     /// The subject failed.
-    pub fn reference(&mut self, tap: &OwnedTap, compared: bool) -> Result<Option<Judgement>, EngineFailure> {
+    pub fn reference(&mut self, tap: &OwnedTap, compared: bool) -> Result<Option<Outcome>, EngineFailure> {
         let Some(&id) = self.nodes.get(&tap.key) else {
-            return Ok(compared.then(|| unmeasured("the subject has no such node".to_owned())));
+            self.give(None, tap);
+            return Ok(compared.then(|| unmeasured("the subject has no such node".to_owned()).into()));
         };
         let outcome = if compared { self.judge(id, tap)? } else { None };
-        self.give(id, tap);
+        self.give(Some(id), tap);
         Ok(outcome)
     }
 
-    fn judge(&mut self, id: NodeId, tap: &OwnedTap) -> Result<Option<Judgement>, EngineFailure> {
+    fn judge(&mut self, id: NodeId, tap: &OwnedTap) -> Result<Option<Outcome>, EngineFailure> {
         if self.evaluator.model().graph().node(id).is_view() {
             return Ok(None);
         }
         if let Some(missing) = self.evaluator.missing_input(id) {
             let reason =
                 format!("the reference's {} was not delivered, which it reads", self.keys[missing.0]);
-            return Ok(Some(unmeasured(reason)));
+            return Ok(Some(unmeasured(reason).into()));
         }
         if self.reads_exact_inputs(id) {
             self.states[id.0].shared = true;
@@ -129,7 +164,8 @@ impl IsolatedMode {
             dims,
             data: owned_values(data),
         };
-        Ok(Some(judge_pair(&isolated, tap)))
+        let judgement = judge_pair(&isolated, tap);
+        self.outcome(&isolated, tap, judgement).map(Some)
     }
 
     /// Whether what the subject computes this node from in chained mode is what the reference computed it
@@ -144,8 +180,8 @@ impl IsolatedMode {
 
     /// The values of the reference become the inputs of the nodes behind. What does not fit is not given,
     /// and those nodes say so.
-    fn give(&mut self, id: NodeId, tap: &OwnedTap) {
-        if tap.dims != self.evaluator.dims(id) {
+    fn give(&mut self, id: Option<NodeId>, tap: &OwnedTap) {
+        if id.is_some_and(|id| tap.dims != self.evaluator.dims(id)) {
             return;
         }
         let (f32s, f16s);
@@ -166,19 +202,60 @@ impl IsolatedMode {
             }
             _ => return,
         };
+        self.witness.give(&tap.key, data, &self.evaluator);
         // A tap of another length or type is a finding of its own in the comparison.
-        let _ = self.evaluator.give(id, data);
+        let _ = id.map(|id| self.evaluator.give(id, data));
     }
 
     /// A tap was compared in chained mode. Gives the isolated result where that is the same computation.
-    pub fn chained(&mut self, key: &TapKey, judgement: &Judgement) -> Option<Judgement> {
-        let state = &mut self.states[self.nodes.get(key)?.0];
+    ///
+    /// # Errors
+    /// The oracle was asked something that does not fit together.
+    pub fn chained(
+        &mut self,
+        subject: &OwnedTap,
+        reference: &OwnedTap,
+        judgement: &Judgement,
+    ) -> Result<Option<Outcome>, EngineFailure> {
+        let Some(id) = self.nodes.get(&reference.key) else { return Ok(None) };
+        let state = &mut self.states[id.0];
         state.exact = judgement.verdict == TapVerdict::Exact;
-        std::mem::take(&mut state.shared).then(|| {
-            let mut shared = judgement.clone();
-            shared.note = Some(shared.note.map_or(SHARED.to_owned(), |note| format!("{note}; {SHARED}")));
-            shared
-        })
+        if !std::mem::take(&mut state.shared) {
+            return Ok(None);
+        }
+        let mut shared = judgement.clone();
+        shared.note = Some(shared.note.map_or(SHARED.to_owned(), |note| format!("{note}; {SHARED}")));
+        self.outcome(subject, reference, shared).map(Some)
+    }
+
+    fn outcome(
+        &mut self,
+        subject: &OwnedTap,
+        reference: &OwnedTap,
+        mut judgement: Judgement,
+    ) -> Result<Outcome, EngineFailure> {
+        let every_node = self.ask == OracleUse::EveryNode;
+        let wanted = match judgement.verdict {
+            TapVerdict::Diverged => true,
+            TapVerdict::Exact => every_node,
+            TapVerdict::Within | TapVerdict::Unmeasured => false,
+        };
+        if !wanted {
+            return Ok(judgement.into());
+        }
+        if judgement.metrics.is_none() {
+            // Another shape, type or op: not a matter of arithmetic, but the charter may know.
+            let oracle = self.witness.objection(&self.evaluator, &reference.key);
+            return Ok(Outcome { judgement, oracle });
+        }
+        let oracle = self.witness.ask(&mut self.evaluator, subject, reference, !every_node)?;
+        let refuted =
+            oracle.as_ref().filter(|finding| finding.blame.is_some_and(|blame| blame != Blame::Undecided));
+        if let (Some(finding), TapVerdict::Exact) = (refuted, judgement.verdict) {
+            judgement.verdict = TapVerdict::Diverged;
+            judgement.reason = Some(format!("both engines agree and are wrong: {}", finding.explanation));
+        }
+        Ok(Outcome { judgement, oracle })
     }
 
     /// A tap of the reference stayed without a counterpart: whether an isolated result is owed for it.

@@ -189,9 +189,10 @@ mod tests {
         result.oracle = Some(OracleFinding {
             blame: Some(blame),
             cause: cause.map(str::to_owned),
-            subject_error: 0.0,
-            reference_error: 9.0,
-            bound: 1.0,
+            subject_error: None,
+            reference_error: None,
+            bound: None,
+            judged: 1,
             explanation: String::new(),
         });
         result

@@ -24,8 +24,9 @@ pub mod result;
 pub mod run;
 pub mod verdict;
 pub mod views;
+mod witness;
 
-pub use isolated::IsolatedMode;
+pub use isolated::{IsolatedMode, OracleUse};
 pub use known::KnownDivergences;
 pub use metrics::{Difference, Metrics, Scalar};
 pub use result::{OracleFinding, Origin, TapResult, TokenRecord, TokenSource};

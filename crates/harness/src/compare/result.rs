@@ -79,13 +79,16 @@ pub struct OracleFinding {
     /// What makes the wrong side wrong, where that is recognised.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
-    /// The subject's largest error in units of the bound of that element.
-    pub subject_error: f64,
+    /// The subject's largest error in units of the bound of that element. Infinite (`null` in JSON) where
+    /// only one value is right; `None` where nothing was judged.
+    pub subject_error: Option<f64>,
     /// The reference's.
-    pub reference_error: f64,
+    pub reference_error: Option<f64>,
     /// The bound of the element with the largest of these errors, absolute.
-    pub bound: f64,
-    /// Why, in a sentence.
+    pub bound: Option<f64>,
+    /// Elements that were judged.
+    pub judged: usize,
+    /// The finding in words.
     pub explanation: String,
 }
 

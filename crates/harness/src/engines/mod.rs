@@ -81,6 +81,23 @@ pub struct OwnedTap {
     pub data: TapBytes,
 }
 
+impl OwnedTap {
+    /// The values as f32, f16 widened; `None` where there are none of a known type.
+    pub fn f32_values(&self) -> Option<Vec<f32>> {
+        let TapBytes::Values(bytes) = &self.data else { return None };
+        match self.dtype {
+            ElementType::Known(DType::F32) => {
+                Some(bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+            }
+            ElementType::Known(DType::F16) => {
+                let values = bytes.as_chunks().0.iter();
+                Some(values.map(|bytes| half::f16::from_le_bytes(*bytes).to_f32()).collect())
+            }
+            ElementType::Other(_) => None,
+        }
+    }
+}
+
 /// The contents of an [`OwnedTap`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TapBytes {
@@ -169,6 +186,9 @@ pub enum EngineFailure {
     /// The reference crashed, hung or sent nonsense.
     #[error(transparent)]
     Reference(#[from] Box<ReferenceFailure>),
+    /// The oracle was asked something that does not fit together.
+    #[error("the oracle cannot judge a node")]
+    Oracle(#[source] crate::oracle::OracleError),
     /// A thread of this process is gone: it panicked, and the panic's message is on stderr.
     #[error("the thread `{0}` panicked")]
     Panicked(&'static str),

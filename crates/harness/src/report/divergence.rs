@@ -60,7 +60,8 @@ impl FirstDivergence {
     pub fn find(comparison: &Comparison, run: &RunManifest) -> Option<Self> {
         let counts = |result: &&TapResult| result.verdict == TapVerdict::Diverged && result.known.is_none();
         let result = comparison.results.iter().find(counts)?;
-        let isolated = comparison.results.iter().filter(counts).any(|other| {
+        // The same tap on the reference's own inputs, where it diverges there too.
+        let isolated = comparison.results.iter().filter(counts).find(|other| {
             (&other.tap, other.batch, other.mode) == (&result.tap, result.batch, Mode::Isolated)
         });
         let metrics = result.metrics.as_ref();
@@ -82,9 +83,9 @@ impl FirstDivergence {
             differing: metrics.map_or(0, |metrics| metrics.differing),
             elements: metrics.map_or(0, |metrics| metrics.elements),
             blame: result.blame,
-            isolated,
+            isolated: isolated.is_some(),
             origin: result.origin.clone(),
-            oracle: result.oracle.clone(),
+            oracle: isolated.and_then(|isolated| isolated.oracle.clone()),
             layers_before_not_compared: comparison.unselected_before_divergence,
             reason: result.reason.clone(),
             reproduce: run.reproduce.clone().unwrap_or_default(),
