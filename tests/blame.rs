@@ -17,6 +17,9 @@ use harness::compare::{IsolatedMode, Mode, OracleUse};
 use harness::engines::Subject;
 use harness::generate::ModelSpec;
 
+/// An edit of one node.
+type Edit = fn(&mut Node);
+
 fn origins(comparison: &Comparison) -> Vec<&TapResult> {
     let results = comparison.results.iter();
     results.filter(|r| r.verdict == TapVerdict::Diverged && r.mode == Mode::Isolated).collect()
@@ -35,7 +38,7 @@ fn edited(path: &Path, name: &str, edit: impl FnOnce(&mut Node)) -> Model {
 fn a_wrong_op_of_the_subject_is_blamed_on_the_subject() {
     let folder = folder();
     let path = model(folder.path(), &tiny());
-    let cases: [(&str, fn(&mut Node)); 4] = [
+    let cases: [(&str, Edit); 4] = [
         ("norm-0", |node| node.op = Op::RmsNorm { eps: 1e-2 }),
         ("ffn_relu-1", |node| node.op = Op::Square),
         ("kq_soft_max_ext-1", |node| node.op = Op::Softmax { scale: 0.2 }),
@@ -72,7 +75,7 @@ fn a_weight_of_the_subject_with_one_other_code_is_blamed_on_the_subject() {
 fn a_graph_that_is_not_that_of_the_file_is_never_blamed_on_the_reference() {
     let folder = folder();
     let path = model(folder.path(), &tiny());
-    let cases: [(&str, fn(&mut Node), &str); 4] = [
+    let cases: [(&str, Edit, &str); 4] = [
         ("norm-0", |node| node.op = Op::RmsNorm { eps: 1e-2 }, "eps"),
         ("kq_soft_max_ext-1", |node| node.op = Op::Softmax { scale: 0.2 }, "scale"),
         ("ffn_relu-0", |node| node.op = Op::Square, "op"),
