@@ -85,6 +85,10 @@ impl Kernels for Avx512 {
     }
 }
 
+/// How far ahead of its use a stream of weights is asked for. The hardware's own prefetcher stops at
+/// the end of every page of 4 KiB, and what it has learned is lost there.
+const PREFETCH_BYTES: usize = 8 << 10;
+
 /// Rows of a register tile: their results leave as one vector of four.
 const ROWS: usize = 4;
 /// Rows of weights that stay in the first-level cache while the tokens pass over them.
@@ -96,6 +100,9 @@ const TOKENS: usize = 4;
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn i2_s_gemm(weights: Ternary<'_>, q: &[i8], quantized: &[QuantizedRow], out: &mut [f32], stride: usize) {
     let (rows, tokens) = (weights.count(), quantized.len());
+    if let [quantized] = quantized {
+        return i2_s_gemv(weights, q, *quantized, &mut out[..rows]);
+    }
     for block in (0..rows).step_by(ROW_BLOCK) {
         for first in (0..tokens).step_by(TOKENS) {
             for row in (block..rows.min(block + ROW_BLOCK)).step_by(ROWS) {
@@ -137,10 +144,7 @@ fn i2_s_tile<const N: usize>(tile: Tile<'_>, out: &mut [f32]) {
         *activations = &q[(token + i) * width..][..width].as_chunks().0[..blocks];
     }
 
-    // The first and the second 64 codes of a block, from the block in both halves of a register: the
-    // group of 32 codes that comes first lies in the upper bits (spec §1.3).
-    let first_half = _mm512_set_epi64(4, 4, 4, 4, 6, 6, 6, 6);
-    let second_half = _mm512_set_epi64(0, 0, 0, 0, 2, 2, 2, 2);
+    let (first_half, second_half) = half_shifts();
     let low_bits = _mm512_set1_epi8(3);
     let mut sums = [[_mm512_setzero_si512(); ROWS]; N];
     for block in 0..blocks {
@@ -158,13 +162,70 @@ fn i2_s_tile<const N: usize>(tile: Tile<'_>, out: &mut [f32]) {
             }
         }
     }
-    let weight_scale = _mm_set1_ps(weights.scale());
     for (i, sums) in sums.into_iter().enumerate() {
-        let QuantizedRow { scale, sum } = quantized[token + i];
-        let centred = _mm_sub_ps(_mm_cvtepi32_ps(sum_rows(sums)), _mm_set1_ps(sum as f32));
-        let scaled = _mm_mul_ps(_mm_div_ps(centred, _mm_set1_ps(scale)), weight_scale);
+        let scaled = rescale(sums, quantized[token + i], weights.scale());
         store_rows(&mut out[(token + i) * stride..][..count][row..], scaled);
     }
+}
+
+/// The product with one token: row after row, so that each thread reads one stream from memory.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn i2_s_gemv(weights: Ternary<'_>, q: &[i8], quantized: QuantizedRow, out: &mut [f32]) {
+    let activations = q.as_chunks::<BLOCK>().0;
+    for (group, out) in out.chunks_mut(ROWS).enumerate() {
+        let mut sums = [_mm512_setzero_si512(); ROWS];
+        for (i, sum) in sums[..out.len()].iter_mut().enumerate() {
+            *sum = i2_s_row(weights.row(group * ROWS + i), activations);
+        }
+        store_rows(out, rescale(sums, quantized, weights.scale()));
+    }
+}
+
+/// The lanes of `Σ code·q` of one row, read from memory with what lies ahead of it on its way.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn i2_s_row(row: &[u8], activations: &[[i8; BLOCK]]) -> __m512i {
+    let (first_half, second_half) = half_shifts();
+    let low_bits = _mm512_set1_epi8(3);
+    let (pairs, last) = row.as_chunks::<{ 2 * BLOCK_BYTES }>();
+    let (activation_pairs, last_activations) = activations.as_chunks::<2>();
+    let mut sums = [_mm512_setzero_si512(); 4];
+    for (pair, activations) in pairs.iter().zip(activation_pairs) {
+        prefetch(pair.as_ptr().wrapping_add(PREFETCH_BYTES));
+        for (i, (block, activations)) in pair.as_chunks().0.iter().zip(activations).enumerate() {
+            let bytes = _mm512_broadcast_i64x4(load_256(block));
+            let halves: &[[i8; BLOCK / 2]] = activations.as_chunks().0;
+            for (half, shift) in [(0, first_half), (1, second_half)] {
+                let codes = _mm512_and_si512(_mm512_srlv_epi64(bytes, shift), low_bits);
+                let sum = &mut sums[2 * i + half];
+                *sum = _mm512_dpbusd_epi32(*sum, codes, load_512(&halves[half]));
+            }
+        }
+    }
+    for (block, activations) in last.as_chunks().0.iter().zip(last_activations) {
+        let bytes = _mm512_broadcast_i64x4(load_256(block));
+        let halves: &[[i8; BLOCK / 2]] = activations.as_chunks().0;
+        for (half, shift) in [(0, first_half), (1, second_half)] {
+            let codes = _mm512_and_si512(_mm512_srlv_epi64(bytes, shift), low_bits);
+            sums[half] = _mm512_dpbusd_epi32(sums[half], codes, load_512(&halves[half]));
+        }
+    }
+    let [a, b, c, d] = sums;
+    _mm512_add_epi32(_mm512_add_epi32(a, b), _mm512_add_epi32(c, d))
+}
+
+/// How far to shift a block, held in both halves of a register, to bring the codes of its first and of
+/// its second 64 elements to the lowest bits of each byte: the group of 32 that comes first lies in the
+/// upper bits (spec §1.3).
+#[target_feature(enable = "avx512f")]
+fn half_shifts() -> (__m512i, __m512i) {
+    (_mm512_set_epi64(4, 4, 4, 4, 6, 6, 6, 6), _mm512_set_epi64(0, 0, 0, 0, 2, 2, 2, 2))
+}
+
+/// [`QuantizedRow::rescale`] of four sums, each given as 16 lanes.
+#[target_feature(enable = "avx512f,avx512vl")]
+fn rescale(sums: [__m512i; ROWS], quantized: QuantizedRow, weight_scale: f32) -> __m128 {
+    let centred = _mm_sub_ps(_mm_cvtepi32_ps(sum_rows(sums)), _mm_set1_ps(quantized.sum as f32));
+    _mm_mul_ps(_mm_div_ps(centred, _mm_set1_ps(quantized.scale)), _mm_set1_ps(weight_scale))
 }
 
 /// The sum of each of four registers.
@@ -182,6 +243,9 @@ const B_ROWS: usize = 2;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 fn f16_gemm(a: Rows<'_, f16>, b: Rows<'_, f32>, out: &mut [f32], stride: usize) {
+    if b.count() == 1 && a.is_packed() {
+        return f16_gemv(a, b.row(0), &mut out[..a.count()]);
+    }
     for i in (0..a.count()).step_by(ROWS) {
         for j in (0..b.count()).step_by(B_ROWS) {
             match b.count() - j {
@@ -237,19 +301,46 @@ fn f16_tile<const N: usize>(
             }
         }
     }
+    let tails = a_rows.map(|(_, tail)| tail);
     for n in 0..N {
         let out = &mut out[(j + n) * stride..][..a.count()][i..];
-        let sums = reduce_rows(low[n], high[n]);
-        if b_rows[n].1.is_empty() {
-            store_rows(out, sums);
-            continue;
+        finish_rows(reduce_rows(low[n], high[n]), tails, b_rows[n].1, out);
+    }
+}
+
+/// The product with one row of `b`: row after row of `a`, so that each thread reads one stream from
+/// memory.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn f16_gemv(a: Rows<'_, f16>, b: &[f32], out: &mut [f32]) {
+    let (b_steps, b_tail) = b.as_chunks::<32>();
+    for (group, out) in out.chunks_mut(ROWS).enumerate() {
+        let (mut low, mut high) = ([_mm512_setzero_ps(); ROWS], [_mm512_setzero_ps(); ROWS]);
+        let mut tails: [&[f16]; ROWS] = [&[]; ROWS];
+        for i in 0..out.len() {
+            let (a_steps, tail) = a.row(group * ROWS + i).as_chunks::<32>();
+            tails[i] = tail;
+            for (a, b) in a_steps.iter().zip(b_steps) {
+                prefetch(a.as_ptr().cast::<u8>().wrapping_add(PREFETCH_BYTES));
+                let (a, b): (&[[f16; 16]], &[[f32; 16]]) = (a.as_chunks().0, b.as_chunks().0);
+                low[i] = _mm512_fmadd_ps(load_f16(&a[0]), load_f32(&b[0]), low[i]);
+                high[i] = _mm512_fmadd_ps(load_f16(&a[1]), load_f32(&b[1]), high[i]);
+            }
         }
-        let mut partial = [0.0f32; ROWS];
-        store_rows(&mut partial, sums);
-        for ((out, partial), (_, tail)) in out.iter_mut().zip(partial).zip(a_rows) {
-            let leftovers = tail.iter().zip(b_rows[n].1).map(|(a, b)| f64::from(a.to_f32() * b));
-            *out = leftovers.fold(f64::from(partial), |sum, product| sum + product) as f32;
-        }
+        finish_rows(reduce_rows(low, high), tails, b_tail, out);
+    }
+}
+
+/// Adds what is left over behind the last full step of four dot products, and stores them.
+#[target_feature(enable = "avx512f")]
+fn finish_rows(sums: __m128, a_tails: [&[f16]; ROWS], b_tail: &[f32], out: &mut [f32]) {
+    if b_tail.is_empty() {
+        return store_rows(out, sums);
+    }
+    let mut partial = [0.0f32; ROWS];
+    store_rows(&mut partial, sums);
+    for ((out, partial), tail) in out.iter_mut().zip(partial).zip(a_tails) {
+        let leftovers = tail.iter().zip(b_tail).map(|(a, b)| f64::from(a.to_f32() * b));
+        *out = leftovers.fold(f64::from(partial), |sum, product| sum + product) as f32;
     }
 }
 
@@ -279,6 +370,12 @@ fn store_rows(out: &mut [f32], values: __m128) {
     // SAFETY: the array covers the 16 bytes that are written; no alignment is required.
     unsafe { _mm_storeu_ps(all.as_mut_ptr(), values) };
     out.copy_from_slice(&all[..out.len()]);
+}
+
+/// Asks for the cache line of an address ahead of its use.
+#[target_feature(enable = "avx512f")]
+fn prefetch(address: *const u8) {
+    _mm_prefetch::<_MM_HINT_T0>(address.cast());
 }
 
 #[target_feature(enable = "avx512f")]

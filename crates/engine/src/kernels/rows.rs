@@ -45,6 +45,11 @@ impl<'a, T> Rows<'a, T> {
         self.count
     }
 
+    /// Whether the rows lie one behind the other.
+    pub fn is_packed(&self) -> bool {
+        self.stride == self.width
+    }
+
     /// Row `index`.
     pub fn row(&self, index: usize) -> &'a [T] {
         &self.values[index * self.stride..][..self.width]
