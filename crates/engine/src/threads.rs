@@ -1,7 +1,15 @@
 //! A persistent thread pool with a fixed split: work is divided by output item, never inside a
 //! reduction, so the number of threads changes no bit of any result.
+//!
+//! One token of a large model is some hundred products of 10 to 100 µs each, and a thread that went to
+//! sleep between two of them would take longer to wake up than to do its part. [`Threads::inside`]
+//! therefore keeps all threads of the pool awake while it runs: they poll for parts, and whoever waits
+//! for the last part polls too. Between two calls everything sleeps. Polling gives way to other
+//! threads of the system after a while ([`Patience`]), so that more threads than CPUs are slow, and no
+//! standstill.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::{Error, Result};
 
@@ -37,14 +45,25 @@ impl Threads {
         Ok(Self { pool, count })
     }
 
-    /// Runs `work` on a thread of the pool. The calls of [`split`](Self::split) inside it then hand work
-    /// from one thread of the pool to another, which does not go through the operating system as long
-    /// as both are busy; from outside, every call would put the caller to sleep and wake it up again.
+    /// Runs `work` on a thread of the pool, while the other threads poll for the parts that the calls
+    /// of [`split`](Self::split) inside it hand out. Outside, a call of `split` has to wake them up.
     pub fn inside<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        match &self.pool {
-            Some(pool) => pool.install(work),
-            None => work(),
-        }
+        let Some(pool) = &self.pool else { return work() };
+        pool.install(|| {
+            let own = rayon::current_thread_index();
+            let over = AtomicBool::new(false);
+            pool.in_place_scope(|scope| {
+                // Dropped before the scope waits for its threads, also where `work` panics.
+                let _over = OnDrop(|| over.store(true, Ordering::Release));
+                let over = &over;
+                scope.spawn_broadcast(move |_, context| {
+                    if Some(context.index()) != own {
+                        Patience::default().poll_until(|| over.load(Ordering::Acquire));
+                    }
+                });
+                work()
+            })
+        })
     }
 
     /// Number of threads.
@@ -89,8 +108,10 @@ impl Threads {
         let Some(pool) = self.pool.as_ref().filter(|_| items > 1) else {
             return work(0..items, out, beside);
         };
+        let parts = self.count.min(items);
+        let pending = AtomicUsize::new(parts - 1);
         pool.in_place_scope(|scope| {
-            let work = &work;
+            let (work, pending) = (&work, &pending);
             let (mut rest, mut rest_beside, mut own) = (out, beside, None);
             for range in self.parts(items) {
                 let (head, tail) = rest.split_at_mut(range.len() * unit);
@@ -99,11 +120,18 @@ impl Threads {
                 if range.start == 0 {
                     own = Some((range, head, head_beside));
                 } else {
-                    scope.spawn(move |_| work(range, head, head_beside));
+                    scope.spawn(move |_| {
+                        let _done = OnDrop(|| _ = pending.fetch_sub(1, Ordering::Release));
+                        work(range, head, head_beside);
+                    });
                 }
             }
             if let Some((range, head, head_beside)) = own {
                 work(range, head, head_beside);
+            }
+            // The scope waits as well, but puts the thread to sleep soon.
+            if rayon::current_thread_index().is_some() {
+                Patience::default().poll_until(|| pending.load(Ordering::Acquire) == 0);
             }
         });
     }
@@ -113,6 +141,40 @@ impl Threads {
     pub fn parts(&self, items: usize) -> impl Iterator<Item = Range<usize>> + use<> {
         let parts = self.count.min(items).max(1);
         (0..parts).map(move |part| part * items / parts..(part + 1) * items / parts)
+    }
+}
+
+/// How long a thread polls before it lets others run.
+#[derive(Default)]
+struct Patience {
+    idle: u32,
+}
+
+impl Patience {
+    /// Polls in vain before the CPU is offered to others at each further one; some 20 µs.
+    const POLLS: u32 = 256;
+
+    /// Runs the parts that wait in the pool until `over` says so.
+    fn poll_until(mut self, over: impl Fn() -> bool) {
+        while !over() {
+            if let Some(rayon::Yield::Executed) = rayon::yield_now() {
+                self.idle = 0;
+            } else if self.idle < Self::POLLS {
+                self.idle += 1;
+                std::hint::spin_loop();
+            } else {
+                std::thread::yield_now();
+            }
+        }
+    }
+}
+
+/// Runs a closure when it is dropped, so also when the code behind it panics.
+struct OnDrop<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
     }
 }
 
