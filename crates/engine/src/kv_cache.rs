@@ -132,6 +132,8 @@ struct Layer {
     // Stored as bits, because a `Vec` of zeroed integers costs no memory until it is touched.
     keys: Vec<u16>,
     values: Vec<u16>,
+    /// Whether an infinity or a NaN was stored since the cache was new.
+    holds_not_finite: bool,
 }
 
 /// The cache of a session.
@@ -150,7 +152,7 @@ impl KvCache {
         // A zeroed vector that cannot be allocated ends the process; a reservation says so instead.
         let all = elements.checked_mul(2)?.checked_mul(layers)?;
         Vec::<u16>::new().try_reserve_exact(all).ok()?;
-        let layer = || Layer { keys: vec![0; elements], values: vec![0; elements] };
+        let layer = || Layer { keys: vec![0; elements], values: vec![0; elements], holds_not_finite: false };
         Some(Self { cells: Cells::new(size), layers: (0..layers).map(|_| layer()).collect(), width })
     }
 
@@ -171,6 +173,7 @@ impl KvCache {
         for layer in &mut self.layers {
             layer.keys.fill(0);
             layer.values.fill(0);
+            layer.holds_not_finite = false;
         }
     }
 
@@ -184,19 +187,35 @@ impl KvCache {
         bytemuck::cast_slice(&self.layers[layer].values)
     }
 
+    /// Whether all keys and values of a layer are finite numbers. May be `false` although what was not
+    /// has been overwritten since.
+    pub fn is_finite(&self, layer: usize) -> bool {
+        !self.layers[layer].holds_not_finite
+    }
+
+    /// Has to see everything that is stored.
+    fn watch(&mut self, layer: usize, stored: &[u16]) {
+        /// The exponent of an f16; all ones for infinities and NaN.
+        const EXPONENT: u16 = 0x7c00;
+        let largest = stored.iter().fold(0, |largest, bits| largest.max(bits & EXPONENT));
+        self.layers[layer].holds_not_finite |= largest == EXPONENT;
+    }
+
     /// Stores keys, `[width, tokens]`, into consecutive cells.
     pub fn store_keys(&mut self, layer: usize, cells: Range<usize>, keys: &[f16]) {
         let keys: &[u16] = bytemuck::cast_slice(keys);
+        self.watch(layer, keys);
         self.layers[layer].keys[cells.start * self.width..cells.end * self.width].copy_from_slice(keys);
     }
 
     /// Stores values, `[width, tokens]`, into consecutive cells.
     pub fn store_values(&mut self, layer: usize, cells: Range<usize>, values: &[f16]) {
         let (size, width) = (self.cells.size(), self.width);
+        self.watch(layer, bytemuck::cast_slice(values));
         let stored = &mut self.layers[layer].values;
-        for (cell, token) in cells.zip(values.chunks_exact(width)) {
-            for (channel, value) in token.iter().enumerate() {
-                stored[channel * size + cell] = value.to_bits();
+        for (channel, row) in stored.chunks_exact_mut(size).enumerate() {
+            for (cell, token) in row[cells.clone()].iter_mut().zip(values.chunks_exact(width)) {
+                *cell = token[channel].to_bits();
             }
         }
     }
@@ -224,6 +243,7 @@ impl KvCache {
     /// The reverse of [`gather_keys`](Self::gather_keys): overwrites a range of cells with a tap.
     pub(crate) fn scatter_keys(&mut self, layer: usize, head_dim: usize, cells: Range<usize>, tap: &[f16]) {
         let (tap, width): (&[u16], _) = (bytemuck::cast_slice(tap), self.width);
+        self.watch(layer, tap);
         let keys = &mut self.layers[layer].keys;
         for (head, rows) in tap.chunks_exact(head_dim * cells.len()).enumerate() {
             for (cell, row) in cells.clone().zip(rows.chunks_exact(head_dim)) {
@@ -235,6 +255,7 @@ impl KvCache {
     /// The reverse of [`gather_values`](Self::gather_values): overwrites a range of cells with a tap.
     pub(crate) fn scatter_values(&mut self, layer: usize, cells: Range<usize>, tap: &[f16]) {
         let (tap, size): (&[u16], _) = (bytemuck::cast_slice(tap), self.cells.size());
+        self.watch(layer, tap);
         let values = &mut self.layers[layer].values;
         for (channel, row) in tap.chunks_exact(cells.len()).enumerate() {
             values[channel * size..][cells.clone()].copy_from_slice(row);

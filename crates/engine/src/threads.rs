@@ -45,6 +45,11 @@ impl Threads {
         Ok(Self { pool, count })
     }
 
+    /// No thread but the caller's, for work that is too short to be shared out.
+    pub const fn alone() -> Self {
+        Self { pool: None, count: 1 }
+    }
+
     /// Runs `work` on a thread of the pool, while the other threads poll for the parts that the calls
     /// of [`split`](Self::split) inside it hand out. Outside, a call of `split` has to wake them up.
     pub fn inside<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
@@ -104,31 +109,35 @@ impl Threads {
         work: impl Fn(Range<usize>, &mut [T], &mut [U]) + Sync,
     ) {
         debug_assert!(unit > 0 && out.len() == beside.len() * unit);
-        let items = beside.len();
-        let Some(pool) = self.pool.as_ref().filter(|_| items > 1) else {
-            return work(0..items, out, beside);
+        let (items, mut rest, mut rest_beside) = (beside.len(), out, beside);
+        let parts = self.parts(items).map(|range| {
+            let out = take_front(&mut rest, range.len() * unit);
+            let beside = take_front(&mut rest_beside, range.len());
+            (range, out, beside)
+        });
+        self.each(parts, |(range, out, beside)| work(range, out, beside));
+    }
+
+    /// Calls `work` for every part, the first one on the calling thread, the others in parallel. There
+    /// should be no more parts than threads.
+    pub fn each<P: Send>(&self, mut parts: impl Iterator<Item = P>, work: impl Fn(P) + Sync) {
+        let Some(first) = parts.next() else { return };
+        let Some(pool) = &self.pool else {
+            work(first);
+            return parts.for_each(work);
         };
-        let parts = self.count.min(items);
-        let pending = AtomicUsize::new(parts - 1);
+        let Some(second) = parts.next() else { return work(first) };
+        let pending = AtomicUsize::new(0);
         pool.in_place_scope(|scope| {
             let (work, pending) = (&work, &pending);
-            let (mut rest, mut rest_beside, mut own) = (out, beside, None);
-            for range in self.parts(items) {
-                let (head, tail) = rest.split_at_mut(range.len() * unit);
-                let (head_beside, tail_beside) = rest_beside.split_at_mut(range.len());
-                (rest, rest_beside) = (tail, tail_beside);
-                if range.start == 0 {
-                    own = Some((range, head, head_beside));
-                } else {
-                    scope.spawn(move |_| {
-                        let _done = OnDrop(|| _ = pending.fetch_sub(1, Ordering::Release));
-                        work(range, head, head_beside);
-                    });
-                }
+            for part in [second].into_iter().chain(parts) {
+                pending.fetch_add(1, Ordering::Relaxed);
+                scope.spawn(move |_| {
+                    let _done = OnDrop(|| _ = pending.fetch_sub(1, Ordering::Release));
+                    work(part);
+                });
             }
-            if let Some((range, head, head_beside)) = own {
-                work(range, head, head_beside);
-            }
+            work(first);
             // The scope waits as well, but puts the thread to sleep soon.
             if rayon::current_thread_index().is_some() {
                 Patience::default().poll_until(|| pending.load(Ordering::Acquire) == 0);
@@ -142,6 +151,13 @@ impl Threads {
         let parts = self.count.min(items).max(1);
         (0..parts).map(move |part| part * items / parts..(part + 1) * items / parts)
     }
+}
+
+/// Cuts `count` elements off the front of a slice.
+pub(crate) fn take_front<'a, T>(slice: &mut &'a mut [T], count: usize) -> &'a mut [T] {
+    let (front, rest) = std::mem::take(slice).split_at_mut(count);
+    *slice = rest;
+    front
 }
 
 /// How long a thread polls before it lets others run.

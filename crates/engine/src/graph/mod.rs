@@ -11,6 +11,7 @@
 mod bitnet_b158;
 mod builder;
 mod plan;
+mod schedule;
 
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ use crate::tap::{DType, TapKey, TapNames};
 pub(crate) use bitnet_b158::build as build_bitnet_b158;
 pub(crate) use builder::Builder;
 pub use plan::{Plan, Slot};
+pub use schedule::{Schedule, Step};
 
 /// Index of a node in [`Graph::nodes`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

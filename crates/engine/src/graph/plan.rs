@@ -1,6 +1,6 @@
 //! Which buffer each node writes to, so that a session's scratch does not grow with the layers.
 
-use super::{Graph, Op};
+use super::{Extent, Graph, NodeId, Op};
 
 /// Index of a scratch buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,12 +15,25 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Assigns buffers by a scan over the nodes in their order.
+    /// Assigns buffers for an evaluation node by node, in the order of the graph.
     pub fn new(graph: &Graph) -> Self {
-        let mut last_use: Vec<usize> = (0..graph.nodes.len()).collect();
-        for (index, node) in graph.nodes.iter().enumerate() {
-            for &input in &node.inputs {
-                last_use[graph.storage(input).0] = index;
+        let order: Vec<Vec<NodeId>> = (0..graph.nodes.len()).map(|index| vec![NodeId(index)]).collect();
+        Self::for_order(graph, &order)
+    }
+
+    /// Assigns buffers for an evaluation in steps, by a scan over them in their order. All nodes of a
+    /// step are evaluated side by side, so no two of them share a buffer, nor does any take over that
+    /// of an input. Nodes that are in no step get none.
+    ///
+    /// A buffer is only reused for the same dims, so that it never has to grow within a batch.
+    pub fn for_order(graph: &Graph, order: &[Vec<NodeId>]) -> Self {
+        let mut last_use: Vec<usize> = vec![0; graph.nodes.len()];
+        for (step, nodes) in order.iter().enumerate() {
+            for &node in nodes {
+                last_use[node.0] = last_use[node.0].max(step);
+                for &input in &graph.node(node).inputs {
+                    last_use[graph.storage(input).0] = step;
+                }
             }
         }
         // The logits are read after the last node.
@@ -29,32 +42,36 @@ impl Plan {
         }
 
         let mut slots = vec![None; graph.nodes.len()];
-        let (mut free, mut count): (Vec<Slot>, usize) = (Vec::new(), 0);
-        let mut busy: Vec<(usize, Slot)> = Vec::new();
-        for (index, node) in graph.nodes.iter().enumerate() {
-            // A buffer whose last reader is an earlier node is free; this node's inputs are not.
-            busy.retain(|&(last, slot)| {
-                let done = last < index;
+        let (mut free, mut count): (Vec<(Slot, [Extent; 4])>, usize) = (Vec::new(), 0);
+        let mut busy: Vec<(usize, Slot, [Extent; 4])> = Vec::new();
+        for (step, nodes) in order.iter().enumerate() {
+            // A buffer whose last reader is in an earlier step is free; the inputs of this one are not.
+            busy.retain(|&(last, slot, dims)| {
+                let done = last < step;
                 if done {
-                    free.push(slot);
+                    free.push((slot, dims));
                 }
                 !done
             });
-            if matches!(node.op, Op::View(_) | Op::Store(_) | Op::Load(_)) {
-                continue;
+            for &id in nodes {
+                let node = graph.node(id);
+                if matches!(node.op, Op::View(_) | Op::Store(_) | Op::Load(_)) {
+                    continue;
+                }
+                let reused = free.iter().rposition(|(_, dims)| *dims == node.dims);
+                let slot = reused.map(|index| free.swap_remove(index).0).unwrap_or_else(|| {
+                    count += 1;
+                    Slot(count - 1)
+                });
+                busy.push((last_use[id.0], slot, node.dims));
+                slots[id.0] = Some(slot);
             }
-            let slot = free.pop().unwrap_or_else(|| {
-                count += 1;
-                Slot(count - 1)
-            });
-            busy.push((last_use[index], slot));
-            slots[index] = Some(slot);
         }
         Self { slots, count }
     }
 
     /// The buffer of a node; `None` for views and for what lives in the KV cache.
-    pub fn slot(&self, node: super::NodeId) -> Option<Slot> {
+    pub fn slot(&self, node: NodeId) -> Option<Slot> {
         self.slots[node.0]
     }
 
@@ -66,7 +83,7 @@ impl Plan {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Builder, Extent, NodeId, Op, View};
+    use super::super::{Builder, View};
     use super::*;
 
     #[test]

@@ -238,33 +238,53 @@ fn sum_rows([a, b, c, d]: [__m512i; ROWS]) -> __m128i {
     _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256::<1>(half))
 }
 
-/// Rows of `b` of a register tile: two accumulators for each pair of rows.
-const B_ROWS: usize = 2;
+/// Most rows of `b` of a register tile: two accumulators for each pair of rows, 24 of the 32 registers.
+const B_ROWS: usize = 3;
+
+/// With no more rows of `b` than this, the rows of `a` come from memory faster than they are used.
+const FEW_ROWS: usize = 8;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 fn f16_gemm(a: Rows<'_, f16>, b: Rows<'_, f32>, out: &mut [f32], stride: usize) {
     if b.count() == 1 && a.is_packed() {
         return f16_gemv(a, b.row(0), &mut out[..a.count()]);
     }
+    let few = b.count() <= FEW_ROWS;
     for i in (0..a.count()).step_by(ROWS) {
-        for j in (0..b.count()).step_by(B_ROWS) {
-            match b.count() - j {
-                1 => f16_tile::<1>(a, b, (i, j), out, stride),
-                _ => f16_tile::<B_ROWS>(a, b, (i, j), out, stride),
+        let mut j = 0;
+        while j < b.count() {
+            let at = (i, j);
+            // Four are two and two: one alone would use a quarter of the conversions it needs.
+            let rows = match b.count() - j {
+                rows @ (1 | 2) => rows,
+                4 => 2,
+                _ => B_ROWS,
+            };
+            match (rows, few && j == 0) {
+                (1, false) => f16_tile::<1, false>(a, b, at, out, stride),
+                (2, false) => f16_tile::<2, false>(a, b, at, out, stride),
+                (_, false) => f16_tile::<B_ROWS, false>(a, b, at, out, stride),
+                (1, true) => f16_tile::<1, true>(a, b, at, out, stride),
+                (2, true) => f16_tile::<2, true>(a, b, at, out, stride),
+                (_, true) => f16_tile::<B_ROWS, true>(a, b, at, out, stride),
             }
+            j += rows;
         }
     }
 }
 
-/// The dot products of four rows of `a` from `i` on with `N` rows of `b` from `j` on.
+/// The dot products of four rows of `a` from `i` on with `N` rows of `b` from `j` on. With `AHEAD`, later
+/// rows of `a` are asked for: rows that lie apart are nothing that the hardware would recognise.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn f16_tile<const N: usize>(
+fn f16_tile<const N: usize, const AHEAD: bool>(
     a: Rows<'_, f16>,
     b: Rows<'_, f32>,
     (i, j): (usize, usize),
     out: &mut [f32],
     stride: usize,
 ) {
+    let row_bytes = a.width() * size_of::<f16>();
+    let ahead = (PREFETCH_BYTES / row_bytes.max(1)).next_multiple_of(ROWS).max(ROWS) * a.stride();
     // Behind the last row, the last row is taken again and its result dropped.
     let steps = a.width() / 32;
     let mut a_rows: [(&[[f16; 32]], &[f16]); ROWS] = [(&[], &[]); ROWS];
@@ -283,6 +303,9 @@ fn f16_tile<const N: usize>(
     for step in 0..steps {
         let mut values = [_mm512_setzero_ps(); ROWS];
         for (values, (steps, _)) in values.iter_mut().zip(&a_rows) {
+            if AHEAD {
+                prefetch_later(steps[step].as_ptr().wrapping_add(ahead).cast());
+            }
             *values = load_f16(&steps[step].as_chunks().0[0]);
         }
         for (sums, (steps, _)) in low.iter_mut().zip(&b_rows) {
@@ -301,7 +324,10 @@ fn f16_tile<const N: usize>(
             }
         }
     }
-    let tails = a_rows.map(|(_, tail)| tail);
+    let mut tails: [&[f16]; ROWS] = [&[]; ROWS];
+    for (tail, (_, row_tail)) in tails.iter_mut().zip(a_rows) {
+        *tail = row_tail;
+    }
     for n in 0..N {
         let out = &mut out[(j + n) * stride..][..a.count()][i..];
         finish_rows(reduce_rows(low[n], high[n]), tails, b_rows[n].1, out);
@@ -376,6 +402,13 @@ fn store_rows(out: &mut [f32], values: __m128) {
 #[target_feature(enable = "avx512f")]
 fn prefetch(address: *const u8) {
     _mm_prefetch::<_MM_HINT_T0>(address.cast());
+}
+
+/// As [`prefetch`], but no further than to the second-level cache: rows that are a power of two apart
+/// fall into few sets of the first.
+#[target_feature(enable = "avx512f")]
+fn prefetch_later(address: *const u8) {
+    _mm_prefetch::<_MM_HINT_T1>(address.cast());
 }
 
 #[target_feature(enable = "avx512f")]

@@ -40,6 +40,11 @@ impl<'a, T> Rows<'a, T> {
         self.width
     }
 
+    /// Elements from the beginning of one row to that of the next.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
     /// Number of rows.
     pub fn count(&self) -> usize {
         self.count

@@ -2,10 +2,13 @@
 //!
 //! Query head `h` reads the key/value head `h / (heads / kv_heads)`. Work is split by query head.
 
+use std::ops::Range;
+
 use half::f16;
 
+use super::softmax::softmax_row;
 use crate::kernels::{Kernels, Rows};
-use crate::threads::Threads;
+use crate::threads::{Threads, take_front};
 
 /// The extents of one attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,15 +81,125 @@ pub fn kqv(
     });
 }
 
+/// What a whole attention reads.
+#[derive(Debug, Clone, Copy)]
+pub struct AttentionInputs<'a> {
+    /// `[head_dim, heads, tokens]`, values that have been rounded to f16.
+    pub q: &'a [f32],
+    /// The K cache of the layer, `[head_dim, kv_heads, ≥cells]`.
+    pub keys: &'a [f16],
+    /// The transposed V cache of the layer, `[stride, head_dim, kv_heads]`.
+    pub values: &'a [f16],
+    /// Cells of the cache.
+    pub stride: usize,
+    /// The additive mask, `[cells, tokens]`.
+    pub mask: &'a [f32],
+    /// Multiplier of the scores.
+    pub scale: f32,
+    /// For every token, the number of cells up to the last one that it may look at; `None` has all cells
+    /// computed.
+    ///
+    /// The cells behind add nothing as long as queries, keys and values are finite numbers: a masked
+    /// score is then −∞, its probability +0, and what is added to the sum ±0. (The scores themselves
+    /// cannot overflow, because f16 values are below 2¹⁶.)
+    pub visible: Option<&'a [usize]>,
+}
+
+/// Buffers of one thread, kept from one call to the next.
+#[derive(Debug, Default, Clone)]
+pub struct AttentionBuffers {
+    scores: Vec<f32>,
+    rounded: Vec<f32>,
+}
+
+/// Tokens of one head that go through the three steps together: enough to share what is loaded, few
+/// enough that scores stay in cache and little is computed behind the mask.
+const TOKENS: usize = 32;
+
+/// Cells are attended to in steps of this many, the step of a dot product.
+const CELLS: usize = 32;
+
+/// [`kq`], softmax and [`kqv`] of the query heads in `heads`, without keeping scores and probabilities.
+/// `out` is `[head_dim, tokens, heads.len()]`.
+pub fn attend(
+    kernels: &dyn Kernels,
+    shape: AttentionShape,
+    inputs: &AttentionInputs<'_>,
+    heads: Range<usize>,
+    buffers: &mut AttentionBuffers,
+    out: &mut [f32],
+) {
+    let AttentionShape { head_dim, tokens, .. } = shape;
+    assert_eq!(out.len(), head_dim * tokens * heads.len());
+    let mut rest = out;
+    let mut head = heads.start;
+    while head < heads.end {
+        // With one token, the query heads that share a key/value head take the place of the tokens.
+        let group = if tokens == 1 {
+            let end = (shape.kv_head(head) + 1) * (shape.heads / shape.kv_heads);
+            end.min(heads.end) - head
+        } else {
+            1
+        };
+        let out = take_front(&mut rest, group * tokens * head_dim);
+        for first in (0..tokens).step_by(TOKENS) {
+            let block = first..tokens.min(first + TOKENS);
+            let out = &mut out[first * head_dim..][..block.len() * group * head_dim];
+            attend_block(kernels, shape, inputs, head..head + group, block, buffers, out);
+        }
+        head += group;
+    }
+}
+
+/// Several tokens of one head, or one token of several heads; `out` is `[head_dim, tokens or heads]`.
+fn attend_block(
+    kernels: &dyn Kernels,
+    shape: AttentionShape,
+    inputs: &AttentionInputs<'_>,
+    heads: Range<usize>,
+    tokens: Range<usize>,
+    buffers: &mut AttentionBuffers,
+    out: &mut [f32],
+) {
+    let AttentionShape { head_dim, kv_heads, cells: all_cells, .. } = shape;
+    let mask = |token: usize| &inputs.mask[token * all_cells..][..all_cells];
+    let cells = match inputs.visible {
+        Some(visible) => {
+            let most = visible[tokens.clone()].iter().max().map_or(0, |&most| most);
+            most.next_multiple_of(CELLS).min(all_cells)
+        }
+        None => all_cells,
+    };
+    let rows = heads.len() * tokens.len();
+    let q_stride = if heads.len() > 1 { head_dim } else { shape.heads * head_dim };
+    let q = &inputs.q[(tokens.start * shape.heads + heads.start) * head_dim..];
+    let q = Rows::new(q, head_dim, q_stride, rows);
+    let kv_head = shape.kv_head(heads.start);
+    let keys = Rows::new(&inputs.keys[kv_head * head_dim..], head_dim, kv_heads * head_dim, cells);
+    let AttentionBuffers { scores, rounded } = buffers;
+    scores.resize(rows * cells, 0.0);
+    rounded.resize(rows * cells, 0.0);
+    kernels.f16_gemm(keys, q, scores, cells);
+    for (row, scores) in scores.chunks_exact_mut(cells).enumerate() {
+        let token = if heads.len() > 1 { tokens.start } else { tokens.start + row };
+        softmax_row(kernels, scores, inputs.scale, &mask(token)[..cells]);
+    }
+    kernels.round_to_f16(scores, rounded);
+    let channels = &inputs.values[kv_head * head_dim * inputs.stride..];
+    let channels = Rows::new(channels, cells, inputs.stride, head_dim);
+    kernels.f16_gemm(channels, Rows::packed(rounded, cells), out, head_dim);
+}
+
 /// `out[d + head_dim·head, token] = x[d, token, head]`: the heads of a token side by side.
-pub fn merge_heads(shape: AttentionShape, x: &[f32], out: &mut [f32]) {
+pub fn merge_heads(threads: &Threads, shape: AttentionShape, x: &[f32], out: &mut [f32]) {
     let AttentionShape { head_dim, heads, tokens, .. } = shape;
     assert!(x.len() == head_dim * heads * tokens && out.len() == x.len());
-    for (token, out) in out.chunks_exact_mut(head_dim * heads).enumerate() {
+    threads.split_rows(out, head_dim * heads, |row, out| {
+        let token = row.start / (head_dim * heads);
         for (head, out) in out.chunks_exact_mut(head_dim).enumerate() {
             out.copy_from_slice(&x[(head * tokens + token) * head_dim..][..head_dim]);
         }
-    }
+    });
 }
 
 #[cfg(test)]
@@ -141,7 +254,7 @@ mod tests {
     fn merged_heads_lie_side_by_side() {
         let x: Vec<f32> = (0..24).map(|i| i as f32).collect();
         let mut out = vec![0.0; 24];
-        merge_heads(SHAPE, &x, &mut out);
+        merge_heads(&Threads::new(2).unwrap(), SHAPE, &x, &mut out);
         for token in 0..3 {
             for head in 0..4 {
                 for d in 0..2 {

@@ -8,7 +8,7 @@ use std::ops::Range;
 use half::f16;
 
 use crate::kernels::{Kernels, QuantizedRow, Rows, Ternary};
-use crate::threads::Threads;
+use crate::threads::{Threads, take_front};
 
 /// A weight matrix of dims `[width, rows]` (ggml order): `rows` dot products of length `width`.
 #[derive(Debug, Clone, Copy)]
@@ -68,6 +68,14 @@ pub struct Activations {
 }
 
 impl Activations {
+    /// Room for `tokens` tokens of an I2_S product, for the caller to fill: int8 values, `[width, tokens]`,
+    /// and what the quantizer returns for each token.
+    pub fn quantized_mut(&mut self, width: usize, tokens: usize) -> (&mut [i8], &mut [QuantizedRow]) {
+        self.quantized.resize(width * tokens, 0);
+        self.quantized_rows.resize(tokens, QuantizedRow::default());
+        (&mut self.quantized, &mut self.quantized_rows)
+    }
+
     /// Prepares `x`, `[width, tokens]`, for [`matmul`] with a matrix of the type of `matrix`.
     pub fn prepare(&mut self, kernels: &dyn Kernels, threads: &Threads, matrix: &Matrix<'_>, x: &[f32]) {
         let width = matrix.width();
@@ -78,9 +86,7 @@ impl Activations {
                 kernels.round_to_f16(x, &mut self.rounded);
             }
             Matrix::I2S { .. } => {
-                self.quantized.resize(x.len(), 0);
-                self.quantized_rows.resize(x.len() / width, QuantizedRow::default());
-                let Self { quantized, quantized_rows, .. } = self;
+                let (quantized, quantized_rows) = self.quantized_mut(width, x.len() / width);
                 threads.split_with(quantized, width, quantized_rows, |range, quantized, rows| {
                     for ((token, q), row) in range.zip(quantized.chunks_exact_mut(width)).zip(rows) {
                         *row = kernels.quantize_activations(&x[token * width..][..width], q);
@@ -103,26 +109,80 @@ pub fn matmul(
     activations: &mut Activations,
     out: &mut [f32],
 ) {
-    let (width, rows) = (matrix.width(), matrix.rows());
-    let tokens = x.len() / width;
-    assert!(x.len() == width * tokens && out.len() == rows * tokens);
-    let Activations { rounded, quantized, quantized_rows, parts } = activations;
-    let part = |values: Range<usize>| values.start * width..values.end * width;
-    match *matrix {
-        Matrix::F32 { values, .. } => split(threads, tokens, parts, out, |rows, tokens, out, stride| {
-            let (a, b) = (Rows::packed(&values[part(rows)], width), Rows::packed(&x[part(tokens)], width));
-            kernels.f32_gemm(a, b, out, stride);
-        }),
-        Matrix::F16 { values, .. } => split(threads, tokens, parts, out, |rows, tokens, out, stride| {
-            let b = Rows::packed(&rounded[part(tokens)], width);
-            kernels.f16_gemm(Rows::packed(&values[part(rows)], width), b, out, stride);
-        }),
-        Matrix::I2S { packed, scale, .. } => {
-            let weights = Ternary::new(packed, width, scale);
-            split(threads, tokens, parts, out, |rows, tokens, out, stride| {
-                let (q, quantized_rows) = (&quantized[part(tokens.clone())], &quantized_rows[tokens]);
-                kernels.i2_s_gemm(weights.rows(rows), q, quantized_rows, out, stride);
-            });
+    let tokens = out.len() / matrix.rows();
+    assert!(out.len() == matrix.rows() * tokens);
+    let mut parts = std::mem::take(&mut activations.parts);
+    let prepared = Prepared { kernels, x, activations };
+    split(threads, tokens, &mut parts, out, |rows, tokens, out, stride| {
+        prepared.product(matrix, rows, tokens, out, stride);
+    });
+    activations.parts = parts;
+}
+
+/// As [`matmul`] for one token and several matrices of one type and width, each with its own output:
+/// the threads are called together once for all.
+pub fn matvecs(
+    kernels: &dyn Kernels,
+    threads: &Threads,
+    matrices: &[Matrix<'_>],
+    x: &[f32],
+    activations: &Activations,
+    outs: &mut [Vec<f32>],
+) {
+    let prepared = Prepared { kernels, x, activations };
+    let mut parts: Vec<Vec<_>> = (0..threads.count()).map(|_| Vec::with_capacity(matrices.len())).collect();
+    for (matrix, out) in matrices.iter().zip(outs) {
+        assert_eq!(out.len(), matrix.rows());
+        let (group, mut rest) = (row_group(out.len()), &mut out[..]);
+        for (part, groups) in parts.iter_mut().zip(threads.parts(rest.len() / group)) {
+            let rows = groups.start * group..groups.end * group;
+            let out = take_front(&mut rest, rows.len());
+            part.push((matrix, rows, out));
+        }
+    }
+    threads.each(parts.into_iter(), |part| {
+        for (matrix, rows, out) in part {
+            let stride = out.len();
+            prepared.product(matrix, rows, 0..1, out, stride);
+        }
+    });
+}
+
+/// The activations of a batch, ready for products.
+struct Prepared<'a> {
+    kernels: &'a dyn Kernels,
+    /// As they are, for f32 matrices; not looked at for others.
+    x: &'a [f32],
+    activations: &'a Activations,
+}
+
+impl Prepared<'_> {
+    /// The products of some rows with some tokens, `stride` values from one token to the next.
+    fn product(
+        &self,
+        matrix: &Matrix<'_>,
+        rows: Range<usize>,
+        tokens: Range<usize>,
+        out: &mut [f32],
+        stride: usize,
+    ) {
+        let width = matrix.width();
+        let part = |items: &Range<usize>| items.start * width..items.end * width;
+        let Activations { rounded, quantized, quantized_rows, .. } = self.activations;
+        match *matrix {
+            Matrix::F32 { values, .. } => {
+                let a = Rows::packed(&values[part(&rows)], width);
+                self.kernels.f32_gemm(a, Rows::packed(&self.x[part(&tokens)], width), out, stride);
+            }
+            Matrix::F16 { values, .. } => {
+                let a = Rows::packed(&values[part(&rows)], width);
+                self.kernels.f16_gemm(a, Rows::packed(&rounded[part(&tokens)], width), out, stride);
+            }
+            Matrix::I2S { packed, scale, .. } => {
+                let weights = Ternary::new(packed, width, scale).rows(rows);
+                let q = &quantized[part(&tokens)];
+                self.kernels.i2_s_gemm(weights, q, &quantized_rows[tokens], out, stride);
+            }
         }
     }
 }
@@ -133,6 +193,11 @@ const TOKENS_PER_THREAD: usize = 16;
 
 /// Rows are dealt out in groups, so that a kernel's register tile is not cut.
 const ROW_GROUP: usize = 4;
+
+/// The size of the groups that `rows` rows are dealt out in.
+fn row_group(rows: usize) -> usize {
+    if rows.is_multiple_of(ROW_GROUP) { ROW_GROUP } else { 1 }
+}
 
 /// Calls `product(rows, tokens, out, stride)` for parts that together make `out`, `[rows, tokens]`.
 fn split(
@@ -149,7 +214,7 @@ fn split(
     if tokens >= TOKENS_PER_THREAD * threads.count() {
         return threads.split(out, rows, |range, out| product(0..rows, range, out, rows));
     }
-    let group = if rows.is_multiple_of(ROW_GROUP) { ROW_GROUP } else { 1 };
+    let group = row_group(rows);
     let rows_of = |groups: Range<usize>| groups.start * group..groups.end * group;
     if tokens == 1 {
         return threads.split(out, group, |range, out| product(rows_of(range), 0..1, out, rows));

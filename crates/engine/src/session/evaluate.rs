@@ -8,16 +8,19 @@ use super::BatchToken;
 use super::replacement::NodeRun;
 use super::scratch::{MatrixType, Prepared, Scratch};
 use crate::error::{Error, Result};
-use crate::graph::{CacheSide, Extents, Node, NodeId, Op};
+use crate::graph::{CacheSide, Extents, Node, NodeId, Op, Schedule};
 use crate::kernels::Kernels;
 use crate::kv_cache::{Cell, KvCache};
 use crate::model::{Model, WeightId};
 use crate::ops::attention::{self, AttentionShape};
-use crate::ops::matmul::{Matrix, matmul};
+use crate::ops::matmul::matmul;
 use crate::ops::rope::{self, RopeParameters};
 use crate::ops::{elementwise, rms_norm, rows, softmax};
 use crate::tap::{Tap, TapData, TapNames, TapSink};
 use crate::threads::Threads;
+
+/// Results from which on an op of few operations each is shared out among the threads.
+const SHARED_FROM: usize = 1 << 14;
 
 /// Everything that an evaluation reads and writes.
 pub(super) struct Evaluation<'a> {
@@ -43,14 +46,22 @@ pub(super) fn outputs(tokens: &[BatchToken]) -> Vec<usize> {
     (0..tokens.len()).filter(|&index| tokens[index].output).collect()
 }
 
-impl Evaluation<'_> {
-    /// Evaluates all nodes. The logits stay in the buffer of the last one.
+/// How a graph is evaluated.
+pub(super) enum How<'a, 'sink> {
+    /// In steps of several nodes, on the scratch that was made for them.
+    Steps(&'a Schedule),
+    /// Node by node; each is handed over to the sink, if there is one.
+    Nodes(Option<&'a mut (dyn TapSink + 'sink)>),
+}
+
+impl<'a> Evaluation<'a> {
+    /// Evaluates the whole graph. The logits stay in the buffer of the last one.
     pub(super) fn run(
         &mut self,
         tokens: &[BatchToken],
         cells: &[Cell],
         slot: Range<usize>,
-        taps: &mut Option<&mut dyn TapSink>,
+        how: How<'_, '_>,
     ) -> Result<()> {
         let outputs = outputs(tokens);
         let attended = self.cache.cells().attended();
@@ -60,11 +71,18 @@ impl Evaluation<'_> {
         self.scratch.begin();
 
         let model = self.model;
+        let mut sink = match how {
+            How::Steps(schedule) => {
+                self.run_steps(schedule, &batch);
+                return Ok(());
+            }
+            How::Nodes(sink) => sink,
+        };
         let mut names = TapNames::default();
         for (index, node) in model.graph().nodes.iter().enumerate() {
             let id = NodeId(index);
             self.evaluate(id, node, &batch);
-            if let Some(sink) = taps {
+            if let Some(sink) = &mut sink {
                 self.hand_over(id, node, &batch, &mut names, &mut **sink)?;
             }
         }
@@ -103,7 +121,7 @@ impl Evaluation<'_> {
 
     /// The op of a node, whatever replaces it.
     pub(super) fn compute(&mut self, node: &Node, batch: &Batch<'_>, out: &mut [f32]) {
-        let (model, threads) = (self.model, self.threads);
+        let (model, threads) = (self.model, self.threads_for(out.len()));
         let width = batch.extents.resolve(node.dims[0]);
         let input = |this: &Self, index: usize| -> NodeId { this.model.graph().storage(node.inputs[index]) };
         match &node.op {
@@ -143,7 +161,7 @@ impl Evaluation<'_> {
                 self.round(node.inputs[1]);
                 let shape = self.attention_shape(batch);
                 let keys = self.cache.keys(node.layer.unwrap_or_default());
-                attention::kq(self.kernels, threads, shape, &self.scratch.rounded, keys, out);
+                attention::kq(self.kernels, self.threads, shape, &self.scratch.rounded, keys, out);
             }
             Op::Softmax { scale } => {
                 out.copy_from_slice(self.values(node.inputs[0]));
@@ -159,10 +177,15 @@ impl Evaluation<'_> {
                 self.round(node.inputs[1]);
                 let (shape, size) = (self.attention_shape(batch), self.cache.cells().size());
                 let values = self.cache.values(node.layer.unwrap_or_default());
-                attention::kqv(self.kernels, threads, shape, &self.scratch.rounded, values, size, out);
+                attention::kqv(self.kernels, self.threads, shape, &self.scratch.rounded, values, size, out);
             }
             Op::MergeHeads => {
-                attention::merge_heads(self.attention_shape(batch), self.values(node.inputs[0]), out);
+                attention::merge_heads(
+                    threads,
+                    self.attention_shape(batch),
+                    self.values(node.inputs[0]),
+                    out,
+                );
             }
             Op::SelectOutputs => rows::select(self.values(node.inputs[0]), width, batch.outputs, out),
             Op::Add => {
@@ -184,13 +207,16 @@ impl Evaluation<'_> {
         }
     }
 
+    /// The threads that share `elements` results of an op of few operations each: the caller's alone
+    /// where handing work over takes longer than doing it.
+    pub(super) fn threads_for(&self, elements: usize) -> &'a Threads {
+        static ALONE: Threads = Threads::alone();
+        if elements < SHARED_FROM { &ALONE } else { self.threads }
+    }
+
     fn matmul(&mut self, input: NodeId, weight: WeightId, out: &mut [f32]) {
         let matrix = self.model.matrix(weight);
-        let kind = match matrix {
-            Matrix::F32 { .. } => MatrixType::F32,
-            Matrix::F16 { .. } => MatrixType::F16,
-            Matrix::I2S { .. } => MatrixType::I2S,
-        };
+        let kind = MatrixType::of(&matrix);
         // The activations leave the scratch while the input is borrowed from it.
         let mut activations = std::mem::take(&mut self.scratch.activations);
         let x = self.values(input);
@@ -224,11 +250,12 @@ impl Evaluation<'_> {
     }
 
     /// Rounds a node's values to f16 for a product with the cache.
-    fn round(&mut self, node: NodeId) {
+    pub(super) fn round(&mut self, node: NodeId) {
         let mut rounded = std::mem::take(&mut self.scratch.rounded);
         let x = self.values(node);
         rounded.resize(x.len(), 0.0);
-        self.threads.split(&mut rounded, 1, |range, out| self.kernels.round_to_f16(&x[range], out));
+        self.threads_for(x.len())
+            .split(&mut rounded, 1, |range, out| self.kernels.round_to_f16(&x[range], out));
         self.scratch.rounded = rounded;
     }
 
@@ -245,7 +272,7 @@ impl Evaluation<'_> {
         }
     }
 
-    fn attention_shape(&self, batch: &Batch<'_>) -> AttentionShape {
+    pub(super) fn attention_shape(&self, batch: &Batch<'_>) -> AttentionShape {
         let hyper = self.model.hyper();
         AttentionShape {
             head_dim: hyper.head_dim,

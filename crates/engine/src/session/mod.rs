@@ -7,18 +7,22 @@
 mod evaluate;
 mod isolated;
 mod replacement;
+mod row_steps;
 mod scratch;
+mod steps;
 
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::gguf::TensorType;
+use crate::graph::Schedule;
 use crate::kernels::{self, Isa, Kernels};
 use crate::kv_cache::{CELL_PADDING, Cell, KvCache};
 use crate::model::Model;
 use crate::tap::TapSink;
 use crate::threads::Threads;
 
-use evaluate::Evaluation;
+use evaluate::{Evaluation, How};
 use scratch::Scratch;
 
 pub use isolated::Isolated;
@@ -62,6 +66,9 @@ pub struct Session {
     micro_batch: usize,
     cache: KvCache,
     scratch: Scratch,
+    /// The steps of an evaluation that nobody looks at, and their buffers; `None` where every node has to
+    /// be evaluated on its own.
+    steps: Option<(Schedule, Scratch)>,
     logits: Vec<f32>,
 }
 
@@ -73,12 +80,18 @@ impl Session {
     pub fn new(model: Arc<Model>, settings: SessionSettings) -> Result<Self> {
         let cache = new_cache(&model, &settings)?;
         let micro_batch = settings.micro_batch.min(cache.cells().size());
+        let is_i2_s = |weight| model.weight_info(weight).tensor_type() == TensorType::I2_S;
+        let schedule = Schedule::new(model.graph(), is_i2_s);
         Ok(Self {
             kernels: kernels::select(settings.kernel)?,
             threads: Threads::new(settings.threads)?,
             micro_batch,
             cache,
             scratch: Scratch::new(model.graph()),
+            steps: schedule.map(|schedule| {
+                let scratch = Scratch::for_steps(model.graph(), &schedule);
+                (schedule, scratch)
+            }),
             logits: Vec::new(),
             model,
         })
@@ -120,17 +133,27 @@ impl Session {
     ) -> Result<()> {
         let tokens = cells(batch);
         let slot = self.cache.cells_mut().store(&tokens)?;
+        let (how, scratch) = match (taps, &mut self.steps) {
+            (None, Some((schedule, scratch))) => (How::Steps(schedule), scratch),
+            (None, None) => (How::Nodes(None), &mut self.scratch),
+            (Some(sink), _) => (How::Nodes(Some(&mut **sink)), &mut self.scratch),
+        };
         let mut evaluation = Evaluation {
             model: &self.model,
             kernels: self.kernels,
             threads: &self.threads,
             cache: &mut self.cache,
-            scratch: &mut self.scratch,
+            scratch,
         };
-        match taps {
+        match how {
             // A receiver of taps is bound to the calling thread.
-            Some(_) => evaluation.run(batch, &tokens, slot, taps)?,
-            None => self.threads.inside(|| evaluation.run(batch, &tokens, slot, &mut None))?,
+            How::Nodes(Some(sink)) => evaluation.run(batch, &tokens, slot, How::Nodes(Some(sink)))?,
+            How::Nodes(None) => {
+                self.threads.inside(|| evaluation.run(batch, &tokens, slot, How::Nodes(None)))?
+            }
+            How::Steps(steps) => {
+                self.threads.inside(|| evaluation.run(batch, &tokens, slot, How::Steps(steps)))?
+            }
         }
         self.logits.extend_from_slice(evaluation.logits());
         Ok(())

@@ -2,9 +2,10 @@
 
 use half::f16;
 
-use crate::graph::{Graph, NodeId, Plan};
+use crate::graph::{Graph, NodeId, Plan, Schedule};
 use crate::model::WeightId;
-use crate::ops::matmul::Activations;
+use crate::ops::attention::AttentionBuffers;
+use crate::ops::matmul::{Activations, Matrix};
 use crate::ops::rope::RopeParameters;
 
 /// Buffers, and what they hold at the moment.
@@ -29,6 +30,12 @@ pub(super) struct Scratch {
     /// `[cos, sin]` of every pair of every token, and what they were computed from.
     pub(super) rotations: Vec<[f32; 2]>,
     pub(super) rotations_of: Option<(RopeParameters, Option<WeightId>)>,
+    /// For every token, the number of cells up to the last one that it may look at.
+    pub(super) visible: Vec<usize>,
+    /// For every thread, rows of nodes whose values do not outlive their step.
+    pub(super) workspaces: Vec<Vec<Vec<f32>>>,
+    /// For every thread, the scores of one head.
+    pub(super) attention: Vec<AttentionBuffers>,
 }
 
 /// What [`Scratch::activations`] holds.
@@ -48,9 +55,35 @@ pub(super) enum MatrixType {
     I2S,
 }
 
+impl MatrixType {
+    pub(super) fn of(matrix: &Matrix<'_>) -> Self {
+        match matrix {
+            Matrix::F32 { .. } => Self::F32,
+            Matrix::F16 { .. } => Self::F16,
+            Matrix::I2S { .. } => Self::I2S,
+        }
+    }
+
+    /// The type of all of some matrices, if it is one.
+    pub(super) fn common(matrices: &[Matrix<'_>]) -> Option<Self> {
+        let first = Self::of(matrices.first()?);
+        matrices.iter().all(|matrix| Self::of(matrix) == first).then_some(first)
+    }
+}
+
 impl Scratch {
+    /// Buffers for an evaluation node by node.
     pub(super) fn new(graph: &Graph) -> Self {
-        let plan = Plan::new(graph);
+        Self::with_plan(Plan::new(graph))
+    }
+
+    /// Buffers for an evaluation in steps.
+    pub(super) fn for_steps(graph: &Graph, schedule: &Schedule) -> Self {
+        let order: Vec<Vec<NodeId>> = schedule.steps().iter().map(|step| step.nodes().to_vec()).collect();
+        Self::with_plan(Plan::for_order(graph, &order))
+    }
+
+    fn with_plan(plan: Plan) -> Self {
         Self {
             values: vec![Vec::new(); plan.count()],
             plan,
@@ -62,6 +95,9 @@ impl Scratch {
             gathered: Vec::new(),
             rotations: Vec::new(),
             rotations_of: None,
+            visible: Vec::new(),
+            workspaces: Vec::new(),
+            attention: Vec::new(),
         }
     }
 
