@@ -64,6 +64,31 @@ fn every_workload_is_timed_on_tokens_that_agree() {
 }
 
 #[test]
+fn the_cost_of_looking_is_measured_on_both_sides_and_of_whole_checks() {
+    let folder = folder();
+    let path = model(folder.path(), &tiny());
+    let arguments = ["--pairs", "3", "--prefill", "40", "--depth", "4", "-n", "2", "-t", "1", "--taps"];
+    let command = [&["bench", text(&path), "--format", "json"][..], &arguments].concat();
+    let (code, stdout, stderr) = outcome(&run(&command));
+    assert_eq!(code, 0, "{stdout}\n{stderr}");
+    let taps = &json(&stdout)["taps"];
+    assert_eq!((&taps["tokens"], &taps["micro_batch"], &taps["rounds"]), (&40.into(), &32.into(), &3.into()));
+    let positive = |value: &Value| value.as_f64().is_some_and(|value| value > 0.0);
+    for side in ["subject", "reference"] {
+        let side = &taps[side];
+        assert!(positive(&side["without"]) && positive(&side["with"]), "{side}");
+        assert!(positive(&side["factor"]["median"]), "{side}");
+    }
+    let checks = taps["checks"].as_array().expect("a list");
+    let compared = |index: usize| checks[index]["compared"].as_u64().expect("a number");
+    assert_eq!((&checks[0]["mode"], &checks[1]["mode"]), (&"chained".into(), &"both".into()));
+    // Two micro-batches; the logits are compared in one mode only.
+    assert!(compared(0) > 2 * 2 * 30, "{checks:?}");
+    assert_eq!(compared(1), 2 * compared(0) - 2, "{checks:?}");
+    assert!(checks.iter().all(|check| positive(&check["seconds"]) && positive(&check["factor"]["median"])));
+}
+
+#[test]
 fn a_subject_with_other_tokens_is_found_and_not_timed() {
     let folder = folder();
     let path = model(folder.path(), &tiny());

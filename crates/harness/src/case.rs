@@ -78,7 +78,8 @@ impl Case {
 }
 
 /// On what inputs the subject computes what is compared.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ModeSelection {
     /// On its own earlier results and, beside it, on the reference's
     #[default]

@@ -11,7 +11,7 @@ use half::f16;
 
 use super::rows::check_gemm;
 use super::scalar::{self, Scalar, exp};
-use super::{Isa, Kernels, QuantizedRow, Rows, Ternary};
+use super::{Isa, Kernels, PREFETCH_BYTES, QuantizedRow, Rows, Ternary};
 use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
 
 /// The kernels for CPUs with AVX2, FMA and F16C. A value exists only where the CPU has all three.
@@ -166,6 +166,10 @@ fn i2_s_dots<const N: usize>(row: &[u8], q: [&[i8]; N]) -> [i32; N] {
         let end = blocks.len().min(start + BLOCKS_PER_FLUSH);
         let mut partial = [_mm256_setzero_si256(); N];
         for block in start..end {
+            // A line of the cache holds two blocks.
+            if N == 1 && block % 2 == 0 {
+                prefetch(blocks[block].as_ptr());
+            }
             let [a, b, c, d] = unpack(&blocks[block]);
             for (partial, activations) in partial.iter_mut().zip(&activations) {
                 let [e, f, g, h] = activations[block].as_chunks::<32>().0 else { continue };
@@ -209,6 +213,13 @@ const A_ROWS: usize = 2;
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn f16_gemm(a: Rows<'_, f16>, b: Rows<'_, f32>, out: &mut [f32], stride: usize) {
+    if b.count() == 1 && a.is_packed() {
+        // One row after the other is one stream from memory.
+        for (row, out) in out[..a.count()].iter_mut().enumerate() {
+            [*out] = f16_dots([a.row(row)], b.row(0));
+        }
+        return;
+    }
     for first in (0..a.count()).step_by(A_ROWS) {
         // Behind the last row, the last row is taken again and its result dropped.
         let rows: [&[f16]; A_ROWS] = std::array::from_fn(|i| a.row((first + i).min(a.count() - 1)));
@@ -231,6 +242,9 @@ fn f16_dots<const N: usize>(a: [&[f16]; N], b: &[f32]) -> [f32; N] {
     for (step, b) in b_steps.iter().enumerate() {
         let b = b.as_chunks::<8>().0;
         for (accumulators, (a, _)) in accumulators.iter_mut().zip(&a_steps) {
+            if N == 1 {
+                prefetch(a[step].as_ptr().cast());
+            }
             let a = a[step].as_chunks::<8>().0;
             for lane in 0..4 {
                 let product = (load_f16(&a[lane]), load_f32(&b[lane]));
@@ -353,6 +367,12 @@ fn reduce([a0, a1, a2, a3]: [__m256; 4]) -> f32 {
     let half = _mm_add_ps(_mm256_castps256_ps128(folded), _mm256_extractf128_ps::<1>(folded));
     let pairs = _mm_hadd_ps(half, half);
     _mm_cvtss_f32(_mm_hadd_ps(pairs, pairs))
+}
+
+/// Asks for what lies [`PREFETCH_BYTES`] behind an address of a stream of weights.
+#[target_feature(enable = "avx2")]
+fn prefetch(address: *const u8) {
+    _mm_prefetch::<_MM_HINT_T0>(address.wrapping_add(PREFETCH_BYTES).cast());
 }
 
 /// The sum of eight i32 lanes.

@@ -14,7 +14,7 @@ use half::f16;
 
 use super::avx2::Avx2;
 use super::rows::check_gemm;
-use super::{Isa, Kernels, QuantizedRow, Rows, Ternary};
+use super::{Isa, Kernels, PREFETCH_BYTES, QuantizedRow, Rows, Ternary};
 use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
 
 // Inside the hot loops nothing goes through a function of the standard library that takes a closure:
@@ -84,10 +84,6 @@ impl Kernels for Avx512 {
         self.avx2.round_to_f16(x, out);
     }
 }
-
-/// How far ahead of its use a stream of weights is asked for. The hardware's own prefetcher stops at
-/// the end of every page of 4 KiB, and what it has learned is lost there.
-const PREFETCH_BYTES: usize = 8 << 10;
 
 /// Rows of a register tile: their results leave as one vector of four.
 const ROWS: usize = 4;
@@ -190,7 +186,7 @@ fn i2_s_row(row: &[u8], activations: &[[i8; BLOCK]]) -> __m512i {
     let (activation_pairs, last_activations) = activations.as_chunks::<2>();
     let mut sums = [_mm512_setzero_si512(); 4];
     for (pair, activations) in pairs.iter().zip(activation_pairs) {
-        prefetch(pair.as_ptr().wrapping_add(PREFETCH_BYTES));
+        prefetch(pair.as_ptr());
         for (i, (block, activations)) in pair.as_chunks().0.iter().zip(activations).enumerate() {
             let bytes = _mm512_broadcast_i64x4(load_256(block));
             let halves: &[[i8; BLOCK / 2]] = activations.as_chunks().0;
@@ -346,7 +342,7 @@ fn f16_gemv(a: Rows<'_, f16>, b: &[f32], out: &mut [f32]) {
             let (a_steps, tail) = a.row(group * ROWS + i).as_chunks::<32>();
             tails[i] = tail;
             for (a, b) in a_steps.iter().zip(b_steps) {
-                prefetch(a.as_ptr().cast::<u8>().wrapping_add(PREFETCH_BYTES));
+                prefetch(a.as_ptr().cast());
                 let (a, b): (&[[f16; 16]], &[[f32; 16]]) = (a.as_chunks().0, b.as_chunks().0);
                 low[i] = _mm512_fmadd_ps(load_f16(&a[0]), load_f32(&b[0]), low[i]);
                 high[i] = _mm512_fmadd_ps(load_f16(&a[1]), load_f32(&b[1]), high[i]);
@@ -398,14 +394,14 @@ fn store_rows(out: &mut [f32], values: __m128) {
     out.copy_from_slice(&all[..out.len()]);
 }
 
-/// Asks for the cache line of an address ahead of its use.
+/// Asks for what lies [`PREFETCH_BYTES`] behind an address of a stream of weights.
 #[target_feature(enable = "avx512f")]
 fn prefetch(address: *const u8) {
-    _mm_prefetch::<_MM_HINT_T0>(address.cast());
+    _mm_prefetch::<_MM_HINT_T0>(address.wrapping_add(PREFETCH_BYTES).cast());
 }
 
-/// As [`prefetch`], but no further than to the second-level cache: rows that are a power of two apart
-/// fall into few sets of the first.
+/// Asks for an address, no nearer than the second-level cache: rows that are a power of two apart fall
+/// into few sets of the first.
 #[target_feature(enable = "avx512f")]
 fn prefetch_later(address: *const u8) {
     _mm_prefetch::<_MM_HINT_T1>(address.cast());

@@ -82,6 +82,10 @@ impl QuantizedRow {
     }
 }
 
+/// How far ahead of its use a stream of weights is asked for. The hardware's own prefetcher stops at
+/// the end of every page of 4 KiB, and what it has learned is lost there.
+const PREFETCH_BYTES: usize = 8 << 10;
+
 /// The kernels of one instruction set. Every method is a pure function of its arguments.
 ///
 /// Slices whose lengths do not fit together are a programming error and panic.
@@ -161,5 +165,7 @@ pub fn available() -> Vec<Isa> {
     Isa::ALL.into_iter().filter(|&isa| select(Some(isa)).is_ok()).collect()
 }
 
+#[cfg(test)]
+mod sweep;
 #[cfg(test)]
 mod tests;

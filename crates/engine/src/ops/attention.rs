@@ -250,6 +250,54 @@ mod tests {
         }
     }
 
+    /// Values with fractions, so that the order of every sum matters.
+    fn fractions(n: usize, seed: usize) -> Vec<f16> {
+        (0..n).map(|i| f16::from_f32(((i * 7919 + seed) % 1009) as f32 / 251.0 - 2.0)).collect()
+    }
+
+    #[test]
+    fn a_whole_attention_has_the_bits_of_its_steps() {
+        let (head_dim, heads, kv_heads, stride) = (32, 6, 2, 128);
+        for isa in crate::kernels::available() {
+            let kernels = crate::kernels::select(Some(isa)).unwrap();
+            for (tokens, past, cells) in [(1, 40, 64), (1, 0, 32), (2, 33, 96), (45, 30, 96), (64, 0, 64)] {
+                let shape = AttentionShape { head_dim, heads, kv_heads, tokens, cells };
+                let alone = Threads::alone();
+                let q: Vec<f32> =
+                    fractions(head_dim * heads * tokens, 5).into_iter().map(f16::to_f32).collect();
+                let (keys, values) =
+                    (fractions(head_dim * kv_heads * stride, 17), fractions(stride * head_dim * kv_heads, 3));
+                let visible: Vec<usize> = (0..tokens).map(|token| past + token + 1).collect();
+                let mask: Vec<f32> = visible
+                    .iter()
+                    .flat_map(|&seen| (0..cells).map(move |c| if c < seen { 0.0 } else { f32::NEG_INFINITY }))
+                    .collect();
+                let scale = 0.4;
+                let mut scores = vec![0.0; cells * tokens * heads];
+                kq(kernels, &alone, shape, &q, &keys, &mut scores);
+                for (row, scores) in scores.chunks_exact_mut(cells).enumerate() {
+                    softmax_row(kernels, scores, scale, &mask[row % tokens * cells..][..cells]);
+                }
+                let mut p = vec![0.0; scores.len()];
+                kernels.round_to_f16(&scores, &mut p);
+                let mut expected = vec![0.0; q.len()];
+                kqv(kernels, &alone, shape, &p, &values, stride, &mut expected);
+                for visible in [None, Some(&visible[..])] {
+                    let (keys, values, mask) = (&keys[..], &values[..], &mask[..]);
+                    let inputs = AttentionInputs { q: &q, keys, values, stride, mask, scale, visible };
+                    let mut found = vec![f32::NAN; q.len()];
+                    // In two parts that cut a group of query heads.
+                    let (low, high) = found.split_at_mut(2 * head_dim * tokens);
+                    let mut buffers = AttentionBuffers::default();
+                    attend(kernels, shape, &inputs, 0..2, &mut buffers, low);
+                    attend(kernels, shape, &inputs, 2..heads, &mut buffers, high);
+                    let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                    assert_eq!(bits(&found), bits(&expected), "{isa}, {tokens} tokens behind {past}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn merged_heads_lie_side_by_side() {
         let x: Vec<f32> = (0..24).map(|i| i as f32).collect();

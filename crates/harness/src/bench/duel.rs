@@ -42,6 +42,9 @@ pub enum DuelError {
         /// The workload.
         workload: Workload,
     },
+    /// What observes a check failed.
+    #[error("the observer of a check failed: {0}")]
+    Observer(String),
 }
 
 impl From<ReferenceFailure> for DuelError {

@@ -19,6 +19,7 @@ pub mod duel;
 pub mod report;
 pub mod scaling;
 pub mod statistics;
+pub mod taps;
 pub mod work;
 pub mod workload;
 

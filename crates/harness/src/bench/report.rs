@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::bandwidth::Bandwidth;
 use super::duel::{Agreement, Series};
 use super::statistics::{Interval, median};
+use super::taps::TapCosts;
 use super::work::Work;
 use super::workload::Workload;
 use crate::engines::EngineManifest;
@@ -37,6 +38,8 @@ pub struct BenchReport {
     pub pairs: usize,
     /// How the speeds change with one quantity at a time, if that was asked for.
     pub scaling: Option<Scaling>,
+    /// What taps and checks cost, if that was asked for.
+    pub taps: Option<TapCosts>,
     /// What a reader has to know before trusting a figure.
     pub warnings: Vec<String>,
     /// What was run, on what, built how.

@@ -17,8 +17,10 @@ use crate::bench::contestant::Setup;
 use crate::bench::duel::DuelError;
 use crate::bench::report::{BenchFormat, BenchManifest, Scaling, lines};
 use crate::bench::scaling::{Plan, context_of};
+use crate::bench::taps::TapCosts;
 use crate::bench::work::Work;
 use crate::bench::{Arena, BenchReport, Outcome, Workload};
+use crate::case::{LayerSelection, LogitSelection, MAX_MICRO_BATCH, ModeSelection, Settings};
 use crate::engines::reference::protocol::Build;
 use crate::engines::{Engine, EngineFailure, EngineManifest, Reference, ReferenceOptions};
 use crate::exit::{ExitCode, Failure};
@@ -86,6 +88,10 @@ pub struct BenchArgs {
     /// Measure also how both scale with threads, with the prompt length and with the depth; takes minutes
     #[arg(long)]
     pub scaling: bool,
+
+    /// Measure also what taps cost on both sides, and what a check costs beyond the two engines
+    #[arg(long)]
+    pub taps: bool,
 
     /// Seconds of silence after which the reference counts as hung
     #[arg(long, value_name = "SECONDS", default_value_t = 900, value_parser = value_parser!(u64).range(1..=86_400))]
@@ -156,6 +162,8 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
     let (outcome, scaling) =
         measure(&mut arena, &setup, &workloads, args.pairs, plan, &bandwidth).map_err(failure)?;
 
+    let taps = args.taps.then(|| tap_costs(&mut arena, &setup, args)).transpose().map_err(failure)?;
+
     let (prefill, decode) = lines(&outcome.series, |workload| Work::of(&model, workload), &bandwidth);
     let tokens_agree = outcome.agreement.holds();
     let exit = if tokens_agree || !must_agree { ExitCode::Parity } else { ExitCode::Divergence };
@@ -171,6 +179,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
         threads,
         pairs: args.pairs,
         scaling,
+        taps,
         warnings: Vec::new(),
         manifest: BenchManifest {
             tool: Tool::default(),
@@ -213,6 +222,22 @@ fn measure(
     }
     bar.finish_and_clear();
     Ok((outcome, scaling))
+}
+
+/// What looking costs on the first of the prompts, with the threads of the bench.
+fn tap_costs(arena: &mut Arena<'_>, setup: &Setup, args: &BenchArgs) -> Result<TapCosts, DuelError> {
+    let settings = Settings {
+        threads: setup.threads,
+        reference_threads: setup.threads,
+        micro_batch: setup.micro_batch.min(MAX_MICRO_BATCH),
+        context: setup.context,
+        layers: LayerSelection::All,
+        logits: LogitSelection::Last,
+        kernel: setup.kernel,
+        mode: ModeSelection::Both,
+    };
+    let tokens = args.prefill.first().copied().unwrap_or(args.depth);
+    arena.tap_costs(&settings, tokens, args.pairs.min(SCALING_PAIRS))
 }
 
 impl BenchArgs {
@@ -266,6 +291,9 @@ impl BenchArgs {
         }
         if self.scaling {
             command += " --scaling";
+        }
+        if self.taps {
+            command += " --taps";
         }
         command
     }

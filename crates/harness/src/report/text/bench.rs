@@ -5,6 +5,8 @@ use super::layout::{Tables, field, line, wrapped};
 use crate::bench::BenchReport;
 use crate::bench::duel::Disagreement;
 use crate::bench::report::{BenchManifest, DecodeReport, PrefillReport, Scaling, Speed};
+use crate::bench::statistics::Interval;
+use crate::bench::taps::{SideCost, TapCosts};
 use crate::bench::workload::Workload;
 
 /// Renders the report.
@@ -15,6 +17,9 @@ pub fn render(report: &BenchReport) -> String {
     speeds(&mut out, report);
     if let Some(scaling) = &report.scaling {
         scalings(&mut out, scaling);
+    }
+    if let Some(taps) = &report.taps {
+        looking(&mut out, taps);
     }
     for warning in &report.warnings {
         wrapped(&mut out, "warning: ", warning);
@@ -131,6 +136,38 @@ fn scalings(out: &mut String, scaling: &Scaling) {
         line(out, "");
         wrapped(out, "", &text);
     }
+}
+
+/// What taps and checks cost.
+fn looking(out: &mut String, costs: &TapCosts) {
+    let milliseconds = |seconds: f64| format!("{:.0}", seconds * 1e3);
+    let interval = |factor: &Interval| format!("{:.2} to {:.2}", factor.lo, factor.hi);
+    let row = |what: String, without: String, seconds: f64, factor: &Interval| {
+        [what, without, milliseconds(seconds), format!("{:.2}", factor.median), interval(factor)]
+    };
+    let side = |name: &str, side: &SideCost| {
+        row(format!("{name} with taps"), milliseconds(side.without), side.with, &side.factor)
+    };
+    let alone = costs.subject.without + costs.reference.without;
+    let mut rows = vec![side("subject", &costs.subject), side("reference", &costs.reference)];
+    rows.extend(costs.checks.iter().map(|check| {
+        let what = format!("check, mode {}: {} taps", check.mode, check.compared);
+        row(what, milliseconds(alone), check.seconds, &check.factor)
+    }));
+    let title = format!(
+        "what looking costs: pp {}, micro-batch {} on both sides (rounds: {}); a check is compared with both engines \
+         alone, without taps",
+        costs.tokens, costs.micro_batch, costs.rounds
+    );
+    let header = ["", "alone ms", "ms", "factor", "95 % interval"];
+    Tables { header, numeric_from: 1, tables: vec![(title, rows)] }.put(out);
+    let text = format!(
+        "the subject takes {} ms node by node and {} ms in steps, which need nobody to look",
+        milliseconds(costs.subject_by_nodes),
+        milliseconds(costs.subject.without)
+    );
+    line(out, "");
+    wrapped(out, "", &text);
 }
 
 /// The last line.

@@ -4,7 +4,9 @@ use super::*;
 use crate::bench::bandwidth::Bandwidth;
 use crate::bench::duel::{Agreement, Series};
 use crate::bench::report::{BenchFormat, ThreadsRow, lines};
+use crate::bench::taps::CheckCost;
 use crate::bench::work::Work;
+use crate::case::ModeSelection;
 use crate::engines::EngineManifest;
 use crate::engines::reference::protocol::Build;
 use crate::report::manifest::{Cpu, ModelManifest, Tool};
@@ -17,6 +19,24 @@ fn engine(name: &str) -> EngineManifest {
         threads: 2,
         kernel: Some("avx2".to_owned()),
         build: None,
+    }
+}
+
+fn costs() -> TapCosts {
+    let factor = |median| Interval { median, lo: median - 0.25, hi: median + 0.25 };
+    TapCosts {
+        tokens: 128,
+        micro_batch: 32,
+        rounds: 5,
+        subject: SideCost { without: 0.5, with: 0.75, factor: factor(1.5) },
+        subject_by_nodes: 0.625,
+        reference: SideCost { without: 1.5, with: 3.0, factor: factor(2.0) },
+        checks: vec![CheckCost {
+            mode: ModeSelection::Both,
+            compared: 9000,
+            seconds: 3.2,
+            factor: factor(1.6),
+        }],
     }
 }
 
@@ -47,6 +67,7 @@ fn fixture() -> BenchReport {
             depth: decode,
             skipped: vec![2048],
         }),
+        taps: Some(costs()),
         prefill,
         bandwidth,
         threads: 2,
@@ -94,6 +115,10 @@ fn the_text_has_every_figure_and_fits_its_width() {
     has(&["greedy tokens: 18 of 18 agree"]);
     has(&["1: pp 128"]);
     has(&["left out", "2048"]);
+    has(&["subject with taps", "500", "750", "1.50", "1.25 to 1.75"]);
+    has(&["reference with taps", "1500", "3000", "2.00"]);
+    has(&["check, mode both: 9000 taps", "2000", "3200", "1.60"]);
+    has(&["625 ms node by node", "500 ms in steps"]);
     has(&["warning: something to know"]);
     assert!(
         text.ends_with("bench: 2.00x the canonical build's decode speed, 3.00x on pp 128; tokens agree\n")
@@ -119,6 +144,7 @@ fn tokens_that_differ_are_shown_and_nothing_is_claimed() {
         decode: None,
         prefill: Vec::new(),
         scaling: None,
+        taps: None,
         ..fixture()
     };
     let text = render(&report);

@@ -1,0 +1,106 @@
+//! Every kernel against the scalar one on many random rows: widths of 1 to 65 blocks, 1 to 70 tokens,
+//! weights and activations at their extremes among them.
+//!
+//! A product of one row of weights with one token counts as a row. `BITNET_KERNEL_ROWS` says how many
+//! there are to be; without it a small number keeps the tests fast. 10 million take about five minutes:
+//! `BITNET_KERNEL_ROWS=10000000 cargo test --release -p engine --lib kernels::sweep`.
+
+use super::*;
+use crate::quant::i2_s;
+
+/// Rows without a wish for more.
+const ROWS: usize = 60_000;
+
+/// The most blocks of a row: beyond 64, because sums of 16 bits are flushed every so many blocks.
+const MOST_BLOCKS: u64 = 65;
+/// The most tokens: several tiles of each kernel, and what is left over.
+const MOST_TOKENS: u64 = 70;
+
+/// SplitMix64: a stream of numbers that depends on the seed alone.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    }
+
+    /// From 1 to `most`; now and then exactly one of the two.
+    fn up_to(&mut self, most: u64) -> usize {
+        match self.next() % 16 {
+            0 => 1,
+            1 => most as usize,
+            _ => (1 + self.next() % most) as usize,
+        }
+    }
+
+    /// Packed codes 0 to 2: random ones, or all alike.
+    fn codes(&mut self, bytes: usize) -> Vec<u8> {
+        // Each of the four codes of a byte, from the byte's digits in base 3.
+        let byte = |digits: u64| (0..4).fold(0, |byte, i| byte << 2 | (digits / 3u64.pow(i) % 3) as u8);
+        match self.next() % 8 {
+            0 => vec![byte(0); bytes],
+            1 => vec![byte(80); bytes],
+            _ => (0..bytes).map(|_| byte(self.next() % 81)).collect(),
+        }
+    }
+
+    /// Activations: random ones, or the largest, the smallest, or both.
+    fn activations(&mut self, count: usize) -> Vec<i8> {
+        match self.next() % 8 {
+            0 => vec![127; count],
+            1 => vec![-128; count],
+            2 => (0..count).map(|_| if self.next() % 2 == 0 { 127 } else { -128 }).collect(),
+            _ => (0..count).map(|_| self.next() as i8).collect(),
+        }
+    }
+}
+
+#[test]
+fn every_kernel_has_the_scalar_ones_bits_on_random_rows() {
+    let wish = std::env::var("BITNET_KERNEL_ROWS").ok();
+    let wanted = wish.map_or(ROWS, |rows| rows.parse().expect("BITNET_KERNEL_ROWS: a number"));
+    let kernels: Vec<_> = available().into_iter().map(|isa| select(Some(isa)).unwrap()).collect();
+    let mut random = Random(158);
+    let (mut done, mut products) = (0, 0);
+    let (mut widest, mut most_tokens) = (0, 0);
+    while done < wanted {
+        let (blocks, tokens) = (random.up_to(MOST_BLOCKS), random.up_to(MOST_TOKENS));
+        (widest, most_tokens) = (widest.max(blocks), most_tokens.max(tokens));
+        // Up to some tiles of four rows and what is left over; many for one token, which is done in
+        // another way.
+        let rows = random.up_to(if tokens == 1 { 200 } else { 37 });
+        let width = blocks * i2_s::BLOCK;
+        let (packed, q) = (random.codes(rows * width / 4), random.activations(tokens * width));
+        let quantized: Vec<QuantizedRow> = q
+            .chunks_exact(width)
+            .map(|q| QuantizedRow {
+                scale: 0.5 + (random.next() % 1000) as f32,
+                sum: q.iter().map(|&q| i32::from(q)).sum(),
+            })
+            .collect();
+        let weights = Ternary::new(&packed, width, 0.37);
+        let product = |kernels: &dyn Kernels| {
+            let mut out = vec![f32::NAN; rows * tokens];
+            kernels.i2_s_gemm(weights, &q, &quantized, &mut out, rows);
+            out.into_iter().map(f32::to_bits).collect::<Vec<u32>>()
+        };
+        let expected = product(&Scalar);
+        for kernels in &kernels {
+            let found = product(*kernels);
+            let wrong = expected.iter().zip(&found).position(|(expected, found)| expected != found);
+            assert!(
+                wrong.is_none(),
+                "{}: {blocks} blocks, {rows} rows, {tokens} tokens: result {wrong:?} (product {products})",
+                kernels.isa()
+            );
+        }
+        done += rows * tokens;
+        products += 1;
+    }
+    if wanted >= ROWS {
+        assert_eq!((widest as u64, most_tokens as u64), (MOST_BLOCKS, MOST_TOKENS), "all sizes occur");
+    }
+}
