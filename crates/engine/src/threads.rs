@@ -216,6 +216,44 @@ mod tests {
         }
     }
 
+    /// Awake threads give the same results, also when there are more of them than CPUs.
+    #[test]
+    fn parts_are_taken_by_threads_that_are_kept_awake() {
+        for threads in [1, 2, 3, 9] {
+            let pool = Threads::new(threads).unwrap();
+            let total = pool.inside(|| {
+                let mut out = vec![0usize; 40];
+                for round in 0..200 {
+                    pool.split(&mut out, 1, |range, part| {
+                        for (item, value) in range.zip(part) {
+                            *value += item * round;
+                        }
+                    });
+                }
+                out
+            });
+            let expected: Vec<usize> = (0..40).map(|item| item * (0..200).sum::<usize>()).collect();
+            assert_eq!(total, expected, "{threads} threads");
+        }
+    }
+
+    /// A panic of any part reaches the caller, and neither it nor the others wait forever.
+    #[test]
+    fn a_panic_in_a_part_is_passed_on_and_the_pool_stays_usable() {
+        let pool = Threads::new(3).unwrap();
+        for bad in 0..3 {
+            let run = || {
+                pool.inside(|| {
+                    pool.each(0..3, |part| assert_ne!(part, bad, "on purpose"));
+                });
+            };
+            assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err(), "part {bad}");
+        }
+        let mut out = vec![0; 9];
+        pool.inside(|| pool.split(&mut out, 1, |range, part| part.fill(range.len())));
+        assert_eq!(out, [3; 9]);
+    }
+
     #[test]
     fn thread_counts_out_of_range_are_refused() {
         assert!(matches!(Threads::new(0), Err(Error::BadSetting(_))));

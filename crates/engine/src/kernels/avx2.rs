@@ -3,7 +3,8 @@
 //!
 //! What bounds them, by their instructions and not by a measurement: `i2_s_gemm` with one token reads
 //! 32 bytes per about 20 instructions and is bound by memory; with four or more tokens it is bound by
-//! `vpmaddubsw`. `f16_gemm` is bound by memory on the head and by the conversion on the KV cache.
+//! `vpmaddubsw`. `f16_gemm` is bound by memory on the head and by the conversion on the KV cache. Where
+//! memory bounds, rows are read one after the other, with a prefetch ahead: see [`PREFETCH_BYTES`].
 
 use std::arch::x86_64::*;
 

@@ -2,10 +2,16 @@
 //! width; floating-point sums keep the canonical order by holding two of its eight-lane accumulators
 //! side by side in one register. What gains nothing from the width is left to the AVX2 kernels.
 //!
-//! What bounds them: `i2_s_gemm` from about four tokens on by `vpdpbusd`, 64 multiply-adds each. With
-//! one token it takes few instructions (two shifts, two masks and two `vpdpbusd` for 32 bytes) and
-//! ought to be bound by memory, but reads weights that are not in cache at a third of the bandwidth:
-//! it walks four short rows at a time. The same holds for `f16_gemm` with one row of `b`.
+//! What bounds them, and how close they come (one core of an AVX-512 server CPU whose `vpdpbusd` loop
+//! without loads reaches 450 GMAC/s and whose plain reads from memory reach 31 to 37 GB/s;
+//! `docs/performance.md` has the table):
+//!
+//! | kernel | bound by | reaches |
+//! |---|---|---|
+//! | `i2_s_gemm`, one token | memory: 32 bytes take two shifts, two masks, two `vpdpbusd` | 30 to 35 GB/s, and the same from cache |
+//! | `i2_s_gemm`, many tokens | `vpdpbusd`, 64 multiply-adds each | 340 to 390 GMAC/s, four fifths of the ceiling |
+//! | `f16_gemm`, one packed row of `b` | memory: the head is the largest matrix of a model | 31 to 35 GB/s |
+//! | `f16_gemm`, KV cache | conversions to f32, one per three multiply-adds; with one token by the latency of rows that lie apart | – |
 
 use std::arch::x86_64::*;
 use std::sync::OnceLock;

@@ -36,6 +36,11 @@ impl Bandwidth {
         Self::measure_over(threads, BYTES)
     }
 
+    /// The faster of two measurements.
+    pub fn or_faster(self, other: Self) -> Self {
+        if other.gbps > self.gbps { other } else { self }
+    }
+
     fn measure_over(threads: usize, bytes: usize) -> anyhow::Result<Self> {
         let threads = threads.max(1);
         let length = (bytes / size_of::<u64>()).max(1);
@@ -102,6 +107,8 @@ mod tests {
             assert_eq!((found.threads, found.bytes), (threads, 1 << 20));
             assert!(found.gbps.is_finite() && found.gbps > 0.0, "{found:?}");
         }
+        let [slow, fast] = [1.0, 2.0].map(|gbps| Bandwidth { threads: 1, bytes: 8, gbps });
+        assert_eq!((slow.or_faster(fast), fast.or_faster(slow)), (fast, fast));
         assert_eq!(Bandwidth::measure_over(4, 8).expect("memory").threads, 1, "one value has one reader");
     }
 }

@@ -119,7 +119,7 @@ impl Arena<'_> {
         let Settings { context, micro_batch, threads, kernel, .. } = case.settings;
         let settings = SessionSettings { context, micro_batch, threads, kernel };
         let mut session = Session::new(Arc::clone(self.model), settings).map_err(DuelError::Setup)?;
-        let mut run = |mut sink: Option<Sink>| {
+        let mut run = |mut sink: Option<Sink>| -> Result<Duration, DuelError> {
             session.clear();
             let started = Instant::now();
             for batch in case.prompt_batches() {
@@ -167,7 +167,7 @@ impl Arena<'_> {
         let mut comparison = Comparison::default();
         let mut plan = Plan { chained: mode.chained(), isolated: isolated.as_mut(), observer: &mut Nobody };
         let started = Instant::now();
-        let mut engines = Engines { subject: &mut subject, reference: self.reference };
+        let mut engines = Engines { subject: &mut subject, reference: &mut *self.reference };
         comparison.run(&case, &mut engines, &mut plan).map_err(|error| match error {
             RunError::Engine(failure) => DuelError::Engine(failure),
             RunError::Observer(failure) => DuelError::Observer(failure.to_string()),
@@ -187,18 +187,16 @@ fn drain(reference: &mut Reference, batch: &[BatchToken]) -> Result<(), DuelErro
 
 impl TapCosts {
     fn of(case: &Case, rounds: &[Round]) -> Self {
-        let seconds = |time: &dyn Fn(&Round) -> Duration| -> Vec<f64> {
-            rounds.iter().map(|round| time(round).as_secs_f64()).collect()
-        };
         let side = |without: Vec<f64>, with: Vec<f64>| SideCost {
             factor: Interval::of(&quotients(&with, &without)),
             without: median(&without),
             with: median(&with),
         };
-        let (subject, reference) = (seconds(&|round| round.subject[0]), seconds(&|round| round.reference[0]));
+        let (subject, reference) =
+            (seconds(rounds, |round| round.subject[0]), seconds(rounds, |round| round.reference[0]));
         let alone: Vec<f64> = subject.iter().zip(&reference).map(|(ours, theirs)| ours + theirs).collect();
         let checks = MODES.into_iter().enumerate().map(|(index, mode)| {
-            let times = seconds(&|round| round.checks[index].0);
+            let times = seconds(rounds, |round| round.checks[index].0);
             CheckCost {
                 mode,
                 compared: rounds.first().map_or(0, |round| round.checks[index].1),
@@ -211,11 +209,15 @@ impl TapCosts {
             micro_batch: case.settings.micro_batch,
             rounds: rounds.len(),
             checks: checks.collect(),
-            subject: side(subject, seconds(&|round| round.subject[2])),
-            subject_by_nodes: median(&seconds(&|round| round.subject[1])),
-            reference: side(reference, seconds(&|round| round.reference[1])),
+            subject: side(subject, seconds(rounds, |round| round.subject[2])),
+            subject_by_nodes: median(&seconds(rounds, |round| round.subject[1])),
+            reference: side(reference, seconds(rounds, |round| round.reference[1])),
         }
     }
+}
+
+fn seconds(rounds: &[Round], time: impl Fn(&Round) -> Duration) -> Vec<f64> {
+    rounds.iter().map(|round| time(round).as_secs_f64()).collect()
 }
 
 fn quotients(a: &[f64], b: &[f64]) -> Vec<f64> {
@@ -268,7 +270,7 @@ mod tests {
         let case = Case { model: "m".into(), tokens: vec![1, 2], steps: 0, settings, seed: None };
         // The machine is ten times slower in the last round; no factor cares.
         let rounds: Vec<Round> = [1, 1, 10]
-            .map(|slow| Duration::from_secs(slow))
+            .map(Duration::from_secs)
             .map(|second| Round {
                 subject: [second, 2 * second, 3 * second],
                 reference: [3 * second, 6 * second],
