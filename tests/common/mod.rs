@@ -70,6 +70,7 @@ pub(crate) fn reference(path: &Path) -> Reference {
         executable: PARITY_CHECK.into(),
         library: None,
         timeout: Duration::from_secs(120),
+        memory: None,
     };
     Reference::start(&options, path).expect("the reference starts")
 }

@@ -64,6 +64,12 @@ impl Library {
         Self::load(&path, None)
     }
 
+    /// The embedded canonical build as the bytes of a shared object: what [`open`](Self::open) takes once they are
+    /// in a file.
+    pub fn canonical_image() -> &'static [u8] {
+        embedded::CANONICAL
+    }
+
     /// What the library says about itself.
     pub fn build(&self) -> &BuildInfo {
         &self.0.build

@@ -92,6 +92,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = value_parser!(u64).range(1..=86_400))]
     pub reference_timeout: u64,
 
+    /// Memory that the reference may hold, the mapped model not counted [default: three quarters of what
+    /// the machine has to give]
+    #[arg(long, value_name = "MIB", value_parser = value_parser!(u64).range(16..=1 << 24))]
+    pub reference_memory: Option<u64>,
+
     /// Format of the report on stdout
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
@@ -234,6 +239,7 @@ impl RunArgs {
             executable: this_executable()?,
             library: self.reference_library.clone(),
             timeout: Duration::from_secs(self.reference_timeout),
+            memory: self.reference_memory.map(|mebibytes| mebibytes << 20),
         })
     }
 }

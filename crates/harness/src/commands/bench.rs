@@ -151,6 +151,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
         executable: arguments::this_executable()?,
         library: None,
         timeout: Duration::from_secs(args.reference_timeout),
+        memory: None,
     };
     let mut reference = Reference::start_build(&options, args.against, path).map_err(Failure::reference)?;
     let hyper = model.hyper();

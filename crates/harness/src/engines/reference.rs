@@ -5,8 +5,11 @@
 //! death of the harness.
 
 pub mod child;
+mod diagnosis;
 pub mod failure;
 pub mod frame;
+mod guard;
+mod lifeline;
 pub mod process;
 pub mod protocol;
 mod timing;
@@ -18,7 +21,8 @@ use std::time::Duration;
 use engine::session::BatchToken;
 use engine::tap::{DType, TapNames};
 
-use self::process::ReferenceProcess;
+use self::failure::Cause;
+use self::process::{Limits, ReferenceProcess};
 use self::protocol::{Build, Content, NodeHeader, Request, Response, SessionRequest};
 use super::{
     BuildManifest, ElementType, Engine, EngineFailure, EngineManifest, Event, Logits, OwnedTap, TapBytes,
@@ -40,6 +44,9 @@ pub struct ReferenceOptions {
     pub library: Option<PathBuf>,
     /// The longest silence before the child counts as hung.
     pub timeout: Duration,
+    /// The most memory that the child may hold, in bytes, the mapped model not counted. `None`: three
+    /// quarters of what the machine has to give.
+    pub memory: Option<u64>,
 }
 
 /// A loaded reference.
@@ -52,6 +59,8 @@ pub struct Reference {
     layers: usize,
     threads: usize,
     names: TapNames,
+    /// Tokens of the current batch that have logits.
+    outputs: usize,
 }
 
 impl Reference {
@@ -74,11 +83,10 @@ impl Reference {
         build: Build,
         model: &Path,
     ) -> Result<Self, ReferenceFailure> {
-        let mut process = ReferenceProcess::spawn(&options.executable, options.timeout)?;
-        match process.receive()? {
-            (Response::Hello { .. }, _) => {}
-            (other, _) => return Err(unexpected(&mut process, "a greeting", &other)),
-        }
+        let memory = options.memory.unwrap_or_else(guard::default_cap);
+        let mut process =
+            ReferenceProcess::spawn(&options.executable, Limits { silence: options.timeout, memory })?;
+        greet(&mut process)?;
         let path_bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
         let library = options.library.as_deref().map(path_bytes);
         process.request("load", &Request::Load { model: path_bytes(model), library, build }, &[])?;
@@ -96,6 +104,7 @@ impl Reference {
                 layers: usize::try_from(layers).unwrap_or(usize::MAX),
                 threads: 0,
                 names: TapNames::default(),
+                outputs: 0,
                 process,
             }),
             (other, _) => Err(unexpected(&mut process, "a loaded model", &other)),
@@ -105,7 +114,7 @@ impl Reference {
     /// Checks that both sides read the same sizes from the model file.
     ///
     /// # Errors
-    /// [`ReferenceFailure::Protocol`] names the numbers.
+    /// [`failure::Cause::Protocol`] names the numbers.
     pub fn expect_sizes(&mut self, vocabulary: usize, layers: usize) -> Result<(), ReferenceFailure> {
         if (self.vocabulary, self.layers) == (vocabulary, layers) {
             return Ok(());
@@ -196,6 +205,7 @@ impl Engine for Reference {
 
     fn start(&mut self, batch: &[BatchToken]) -> Result<(), EngineFailure> {
         self.names = TapNames::default();
+        self.outputs = batch.iter().filter(|token| token.output).count();
         let tokens = batch.iter().map(Into::into).collect();
         Ok(self.process.request(failure::DECODE, &Request::Decode { tokens }, &[])?)
     }
@@ -203,12 +213,32 @@ impl Engine for Reference {
     fn next(&mut self) -> Result<Event, EngineFailure> {
         match self.process.receive()? {
             (Response::Node(node), payload) => Ok(Event::Tap(tap(&mut self.names, node, payload))),
-            (Response::Logits { vocabulary, .. }, payload) => Ok(Event::Done(Logits {
-                vocabulary: usize::try_from(vocabulary).unwrap_or(usize::MAX),
-                values: f32_values(&payload),
-            })),
+            (Response::Logits { rows, vocabulary }, payload) => {
+                let expected = (self.outputs as u64, self.vocabulary as u64);
+                if (rows, vocabulary) != expected {
+                    let what = format!(
+                        "expected {} rows of {} values, found {rows} of {vocabulary}",
+                        expected.0, expected.1
+                    );
+                    return Err(self.process.broken(Cause::BadLogits { what }).into());
+                }
+                Ok(Event::Done(Logits { vocabulary: self.vocabulary, values: f32_values(&payload) }))
+            }
             (other, _) => Err(unexpected(&mut self.process, "a node or logits", &other).into()),
         }
+    }
+}
+
+/// Takes the child's greeting. A child of another program may give every message another meaning.
+fn greet(process: &mut ReferenceProcess) -> Result<(), ReferenceFailure> {
+    let expected = env!("CARGO_PKG_VERSION");
+    match process.receive()? {
+        (Response::Hello { program, .. }, _) if program == expected => Ok(()),
+        (Response::Hello { program, .. }, _) => {
+            let (found, expected) = (format!("version {program:.40}"), format!("version {expected}"));
+            Err(process.broken(Cause::WrongVersion { found, expected }))
+        }
+        (other, _) => Err(unexpected(process, "a greeting", &other)),
     }
 }
 

@@ -14,7 +14,9 @@ use std::time::Instant;
 use anyhow::{Context, anyhow};
 use ffi_ref::{BatchToken, Library, Model, Node, Session, SessionSettings, TapVisitor};
 
+use super::diagnosis;
 use super::frame::{FrameError, read_frame, write_frame};
+use super::lifeline;
 use super::protocol::{
     Build, Content, ErrorKind, MAX_NAME, NodeHeader, Request, Response, SessionRequest, WireToken,
     element_size,
@@ -37,6 +39,7 @@ const MAX_ERROR_TEXT: usize = 8 << 10;
 /// # Errors
 /// The pipes fail. What the reference refuses is an answer, not an error.
 pub fn run() -> anyhow::Result<()> {
+    lifeline::hold().context("watch the parent")?;
     // The frames get a descriptor of their own and the number 1 becomes stderr, so that a `printf`
     // somewhere in the reference cannot end up between two frames.
     let frames = rustix::io::fcntl_dupfd_cloexec(std::io::stdout(), 3).context("duplicate stdout")?;
@@ -52,7 +55,7 @@ pub fn run() -> anyhow::Result<()> {
 fn serve(input: impl Read, output: impl Write) -> anyhow::Result<()> {
     let mut input = BufReader::new(input);
     let mut output = BufWriter::with_capacity(1 << 16, output);
-    write_frame(&mut output, &Response::Hello { pid: std::process::id() }, &[])?;
+    write_frame(&mut output, &hello(), &[])?;
     // First the session, then the model: the order in which they are given up.
     let mut session: Option<Session> = None;
     let mut selection = Selection::default();
@@ -106,7 +109,12 @@ fn serve(input: impl Read, output: impl Write) -> anyhow::Result<()> {
     }
 }
 
+fn hello() -> Response {
+    Response::Hello { pid: std::process::id(), program: env!("CARGO_PKG_VERSION").to_owned() }
+}
+
 /// Why a request has no regular answer.
+#[derive(Debug)]
 enum Stop {
     /// The reference refused: tell the parent.
     Answer(ErrorKind, String),
@@ -122,11 +130,19 @@ fn with<T>(value: Option<T>) -> Result<T, Stop> {
 }
 
 fn run_error(error: ffi_ref::Error) -> Stop {
-    let kind = match error {
-        ffi_ref::Error::StackTooSmall(_) => ErrorKind::Stack,
-        _ => ErrorKind::Run,
+    refusal(ErrorKind::Run, error)
+}
+
+/// The answer for an error of the reference: of kind `otherwise`, unless it has one of its own.
+fn refusal(otherwise: ErrorKind, error: ffi_ref::Error) -> Stop {
+    let small_stack = matches!(error, ffi_ref::Error::StackTooSmall(_));
+    let text = chain(&error.into());
+    let kind = match diagnosis::out_of_memory(&text) {
+        Some(_) => ErrorKind::Memory,
+        None if small_stack => ErrorKind::Stack,
+        None => otherwise,
     };
-    Stop::Answer(kind, chain(&error.into()))
+    Stop::Answer(kind, text)
 }
 
 fn cut(mut text: String) -> String {
@@ -141,7 +157,7 @@ fn load(path: &[u8], library: Option<&[u8]>, build: Build) -> Result<(Model, Res
     }
     .map_err(|error| Stop::Answer(ErrorKind::Library, chain(&error)))?;
     let model = Model::open(&library, Path::new(OsStr::from_bytes(path)))
-        .map_err(|error| Stop::Answer(ErrorKind::Model, chain(&error.into())))?;
+        .map_err(|error| refusal(ErrorKind::Model, error))?;
     let build = library.build();
     let ready = Response::Ready {
         version: build.version.clone(),
@@ -213,16 +229,25 @@ fn decode(
         })
         .collect();
     let outputs = tokens.iter().filter(|token| token.output).count();
-    let mut forwarder = Forwarder { out, selection, layer: None, error: None };
+    let mut forwarder = Forwarder { out, selection, layer: None, stop: None };
     let decoded = session.decode(&batch, Some(&mut forwarder));
-    if let Some(error) = forwarder.error {
-        return Err(Stop::Pipe(error));
+    if let Some(stop) = forwarder.stop {
+        return Err(stop);
     }
     decoded.map_err(run_error)?;
-    let logits = session.logits();
-    let vocabulary = logits.len().checked_div(outputs).unwrap_or(0);
-    let response = Response::Logits { rows: outputs as u64, vocabulary: vocabulary as u64 };
+    let logits = logits_of(session, outputs)?;
+    let response = Response::Logits { rows: outputs as u64, vocabulary: session.model().vocabulary() as u64 };
     Ok((response, bytemuck::cast_slice(logits).to_vec()))
+}
+
+/// The logits of the last decode call, of which `outputs` tokens wanted some.
+fn logits_of(session: &Session, outputs: usize) -> Result<&[f32], Stop> {
+    let (logits, vocabulary) = (session.logits(), session.model().vocabulary());
+    if outputs.checked_mul(vocabulary) == Some(logits.len()) {
+        return Ok(logits);
+    }
+    let text = format!("expected {outputs} rows of {vocabulary} values, found {} values", logits.len());
+    Err(Stop::Answer(ErrorKind::Logits, text))
 }
 
 /// Decodes without taps: the scheduler's callback is off, as in every ordinary use of the reference. The
@@ -276,7 +301,8 @@ struct Forwarder<'a, W> {
     selection: &'a Selection,
     /// The layer of the last node that names one.
     layer: Option<usize>,
-    error: Option<FrameError>,
+    /// Why nothing more is sent.
+    stop: Option<Stop>,
 }
 
 impl<W: Write> Forwarder<'_, W> {
@@ -312,13 +338,18 @@ impl<W: Write> Forwarder<'_, W> {
     }
 
     fn send(&mut self, header: NodeHeader, payload: &[u8]) -> ControlFlow<()> {
-        match write_frame(self.out, &Response::Node(header), payload) {
-            Ok(()) => ControlFlow::Continue(()),
+        let (name, op, dtype, dims) =
+            (header.name.clone(), header.op.clone(), header.dtype.clone(), header.dims);
+        self.stop = match write_frame(self.out, &Response::Node(header), payload) {
+            Ok(()) => return ControlFlow::Continue(()),
+            Err(error @ FrameError::Io(_)) => Some(Stop::Pipe(error)),
+            // Nothing of the frame was written: the reference's own words contradict each other.
             Err(error) => {
-                self.error = Some(error);
-                ControlFlow::Break(())
+                let text = format!("`{name}` ({op}) of {dtype}, dims {dims:?}: {error}");
+                Some(Stop::Answer(ErrorKind::Tap, text))
             }
-        }
+        };
+        ControlFlow::Break(())
     }
 }
 
@@ -329,17 +360,19 @@ impl<W: Write> TapVisitor for Forwarder<'_, W> {
         if header.content == Content::Values {
             return true;
         }
-        // After a broken pipe the reference is stopped at the next node with values.
-        self.error.is_none() && self.send(header, &[]).is_break()
+        // The reference is stopped at the next node with values.
+        self.stop.is_none() && self.send(header, &[]).is_break()
     }
 
     fn take(&mut self, node: &Node<'_>, data: &[u8]) -> ControlFlow<()> {
-        if self.error.is_some() {
+        if self.stop.is_some() {
             return ControlFlow::Break(());
         }
         let layer = self.layer_of(node.name);
         let header = self.header(node, layer);
-        self.send(header, data)
+        // A node that changed between the two calls: what it is now is what the parent has to see.
+        let payload = if header.content == Content::Values { data } else { &[] };
+        self.send(header, payload)
     }
 }
 
@@ -348,7 +381,7 @@ mod tests {
     use super::*;
 
     fn forwarder<'a>(out: &'a mut Vec<u8>, selection: &'a Selection) -> Forwarder<'a, Vec<u8>> {
-        Forwarder { out, selection, layer: None, error: None }
+        Forwarder { out, selection, layer: None, stop: None }
     }
 
     #[test]

@@ -1,10 +1,11 @@
-//! What can go wrong with the reference. Each kind has a name, because "the reference failed" is not
-//! something that anyone can act on.
+//! What can go wrong with the reference. Each kind has a name and a text of its own, because "the
+//! reference failed" is not something that anyone can act on.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use super::frame::FrameError;
+use super::frame::{FrameError, VERSION};
 
 /// Why the reference cannot be used (any more).
 #[derive(Debug, thiserror::Error)]
@@ -45,64 +46,137 @@ pub enum ReferenceFailure {
         /// The reference's own words.
         text: String,
     },
-    /// A signal ended the process: an assertion (`SIGABRT`), a stack overflow (`SIGSEGV`), …
-    #[error("the reference crashed with {signal} during {during}{trace}")]
+    /// The process ended, had to be ended, or what it sends cannot be believed.
+    #[error("{cause} during {during}{trace}")]
+    Broken {
+        /// What happened.
+        cause: Cause,
+        /// What was asked.
+        during: &'static str,
+        /// What it did last.
+        trace: Trace,
+    },
+}
+
+/// What ended the work of the reference's process.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Cause {
+    /// A signal: a null pointer or a stack overflow (`SIGSEGV`), an abort without a word (`SIGABRT`), …
+    #[error("the reference crashed with {signal}")]
     Crashed {
         /// The signal's name.
         signal: String,
-        /// What was asked.
-        during: &'static str,
-        /// What it did last.
-        trace: Trace,
     },
-    /// The process was killed from outside, as the kernel does when memory runs out.
-    #[error("the reference was killed with SIGKILL during {during} (out of memory?){trace}")]
-    Killed {
-        /// What was asked.
-        during: &'static str,
-        /// What it did last.
-        trace: Trace,
+    /// The reference gave up by itself: `GGML_ASSERT`, `GGML_ABORT`.
+    #[error("the reference stopped at an assertion of its own, `{message}`,")]
+    Asserted {
+        /// Place and text, as the reference printed them.
+        message: String,
+    },
+    /// A signal that no program sends itself: another process, or the kernel when memory runs out.
+    #[error("the reference was killed with SIGKILL (by the kernel, because memory ran out?)")]
+    Killed,
+    /// It held more memory than it may.
+    #[error(
+        "the reference held {} MiB of memory, more than the {} MiB of --reference-memory, and was killed",
+        held >> 20,
+        cap >> 20
+    )]
+    OverMemoryCap {
+        /// What it held, in bytes.
+        held: u64,
+        /// What it may hold, in bytes.
+        cap: u64,
+    },
+    /// The system refused it memory.
+    #[error("the reference ran out of memory (`{message}`)")]
+    AllocationFailed {
+        /// The words that tell.
+        message: String,
     },
     /// The process ended by itself in the middle of the work.
-    #[error("the reference's process exited early with code {code} during {during}{trace}")]
+    #[error("the reference's process exited early with code {code}")]
     ExitedEarly {
         /// Its exit code.
         code: i32,
-        /// What was asked.
-        during: &'static str,
-        /// What it did last.
-        trace: Trace,
     },
+    /// The process ended by itself and left a frame unfinished.
+    #[error("the reference's process left a frame unfinished and exited with code {code}")]
+    FrameCutShort {
+        /// Its exit code.
+        code: i32,
+    },
+    /// The stream of frames ended, and the process did not.
+    #[error("the reference closed its pipe and lived on, and was killed")]
+    PipeClosed,
     /// The child sent bytes that are not a frame.
-    #[error("bad frame from the reference during {during}: {error}{trace}")]
-    BadFrame {
-        /// What is wrong with it.
-        error: FrameError,
-        /// What was asked.
-        during: &'static str,
-        /// What it did last.
-        trace: Trace,
+    #[error("bad frame from the reference: {0}")]
+    BadFrame(FrameError),
+    /// The child is another program than this one.
+    #[error("the reference's process is {found}, this program is {expected}")]
+    WrongVersion {
+        /// What the child says it is.
+        found: String,
+        /// What it should be.
+        expected: String,
     },
     /// Nothing came for too long; the process was killed.
-    #[error("the reference sent nothing for {seconds} s during {during} and was killed{trace}")]
+    #[error("the reference sent nothing for {seconds} s and was killed")]
     Timeout {
         /// How long nothing came.
         seconds: u64,
-        /// What was asked.
-        during: &'static str,
-        /// What it did last.
-        trace: Trace,
     },
     /// A well-formed frame that makes no sense here.
-    #[error("the reference broke the protocol during {during}: {what}{trace}")]
+    #[error("the reference broke the protocol: {what}")]
     Protocol {
         /// What came.
         what: String,
-        /// What was asked.
-        during: &'static str,
-        /// What it did last.
-        trace: Trace,
     },
+    /// A tap whose bytes contradict its own dims, or that has no possible type or name.
+    #[error("the reference delivered a tap that contradicts itself ({what})")]
+    BadTap {
+        /// Which tap and how.
+        what: String,
+    },
+    /// Logits of another shape than the batch and the vocabulary ask for.
+    #[error("the reference delivered logits of the wrong length ({what})")]
+    BadLogits {
+        /// Expected and found.
+        what: String,
+    },
+}
+
+impl Cause {
+    /// The cause of a frame that could not be read, where the process still runs or its end does not matter.
+    pub(super) fn of_frame(error: FrameError) -> Self {
+        match error {
+            FrameError::Version { found } => Self::WrongVersion {
+                found: format!("of protocol version {found}"),
+                expected: format!("of version {VERSION}"),
+            },
+            error => Self::BadFrame(error),
+        }
+    }
+
+    /// The kind as one word, for the report.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Crashed { .. } => "crashed",
+            Self::Asserted { .. } => "asserted",
+            Self::Killed => "killed",
+            Self::OverMemoryCap { .. } | Self::AllocationFailed { .. } => "out_of_memory",
+            Self::ExitedEarly { .. } => "exited_early",
+            Self::FrameCutShort { .. } => "frame_cut_short",
+            Self::PipeClosed => "pipe_closed",
+            Self::BadFrame(_) => "bad_frame",
+            Self::WrongVersion { .. } => "wrong_version",
+            Self::Timeout { .. } => "timeout",
+            Self::Protocol { .. } => "protocol",
+            Self::BadTap { .. } => "bad_tap",
+            Self::BadLogits { .. } => "bad_logits",
+        }
+    }
 }
 
 /// The word for a decode call in [`ReferenceFailure`]'s `during`.
@@ -126,30 +200,23 @@ impl ReferenceFailure {
             | Self::LibraryNotLoaded { .. }
             | Self::ModelRefused { .. }
             | Self::StackTooSmall { .. } => None,
-            Self::Refused { during, .. }
-            | Self::Crashed { during, .. }
-            | Self::Killed { during, .. }
-            | Self::ExitedEarly { during, .. }
-            | Self::BadFrame { during, .. }
-            | Self::Timeout { during, .. }
-            | Self::Protocol { during, .. } => Some(during),
+            Self::Refused { during, .. } | Self::Broken { during, .. } => Some(during),
         }
     }
 
     /// What the reference did last, where its process ended or was ended.
     pub fn trace(&self) -> Option<&Trace> {
         match self {
-            Self::Spawn { .. }
-            | Self::LibraryNotLoaded { .. }
-            | Self::ModelRefused { .. }
-            | Self::StackTooSmall { .. }
-            | Self::Refused { .. } => None,
-            Self::Crashed { trace, .. }
-            | Self::Killed { trace, .. }
-            | Self::ExitedEarly { trace, .. }
-            | Self::BadFrame { trace, .. }
-            | Self::Timeout { trace, .. }
-            | Self::Protocol { trace, .. } => Some(trace),
+            Self::Broken { trace, .. } => Some(trace),
+            _ => None,
+        }
+    }
+
+    /// What happened to the process, where something did.
+    pub fn cause(&self) -> Option<&Cause> {
+        match self {
+            Self::Broken { cause, .. } => Some(cause),
+            _ => None,
         }
     }
 
@@ -161,12 +228,7 @@ impl ReferenceFailure {
             Self::ModelRefused { .. } => "model_refused",
             Self::StackTooSmall { .. } => "stack_too_small",
             Self::Refused { .. } => "refused",
-            Self::Crashed { .. } => "crashed",
-            Self::Killed { .. } => "killed",
-            Self::ExitedEarly { .. } => "exited_early",
-            Self::BadFrame { .. } => "bad_frame",
-            Self::Timeout { .. } => "timeout",
-            Self::Protocol { .. } => "protocol",
+            Self::Broken { cause, .. } => cause.kind(),
         }
     }
 }
@@ -174,43 +236,25 @@ impl ReferenceFailure {
 /// What the reference did last: the last node it named, and the end of its stderr.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trace {
-    /// The last node that arrived since the last request.
+    /// The name of the last node that arrived since the last request.
     pub last_node: Option<String>,
+    /// The op of that node.
+    pub last_op: Option<String>,
     /// The last bytes of its stderr.
     pub stderr: String,
 }
 
-impl std::fmt::Display for Trace {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(node) = &self.last_node {
             write!(f, ", after node `{node}`")?;
+            if let Some(op) = &self.last_op {
+                write!(f, " ({op})")?;
+            }
         }
         if !self.stderr.trim().is_empty() {
             write!(f, "{STDERR_FOLLOWS}{}", self.stderr.trim_end())?;
         }
         Ok(())
     }
-}
-
-/// The name of a signal, for example `SIGABRT`, by its number on Linux (signal(7), x86 and ARM).
-pub fn signal_name(signal: i32) -> String {
-    let name = match signal {
-        1 => "SIGHUP",
-        2 => "SIGINT",
-        3 => "SIGQUIT",
-        4 => "SIGILL",
-        5 => "SIGTRAP",
-        6 => "SIGABRT",
-        7 => "SIGBUS",
-        8 => "SIGFPE",
-        9 => "SIGKILL",
-        11 => "SIGSEGV",
-        13 => "SIGPIPE",
-        15 => "SIGTERM",
-        24 => "SIGXCPU",
-        25 => "SIGXFSZ",
-        31 => "SIGSYS",
-        _ => return format!("signal {signal}"),
-    };
-    name.to_owned()
 }

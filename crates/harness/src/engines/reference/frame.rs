@@ -20,7 +20,7 @@ use super::protocol::{MAX_NAME, Message};
 
 /// The version of the frames and of the messages in them. Parent and child are the same executable, so
 /// a difference means that the executable was replaced while it ran.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Most bytes of a header.
 pub const MAX_HEADER: u32 = 64 << 10;

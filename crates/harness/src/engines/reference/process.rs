@@ -1,19 +1,22 @@
 //! The parent's side of the child process: pipes, threads, watchdog, diagnosis of a death.
 //!
 //! Three threads serve the pipes, so that neither side can block the other for ever: one writes
-//! requests, one reads frames into a short queue, one keeps the end of the child's stderr.
+//! requests, one reads frames into a short queue, one keeps the end of the child's stderr. `super::guard`
+//! watches the process itself.
 
 use std::collections::VecDeque;
 use std::io::{BufReader, Read, Write};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::failure::{ReferenceFailure, Trace, signal_name};
+use super::diagnosis::{self, End};
+use super::failure::{Cause, ReferenceFailure, Trace};
 use super::frame::{FrameError, read_frame, write_frame};
+use super::guard::Guard;
 use super::protocol::{ErrorKind, Request, Response};
 
 /// The hidden subcommand that the executable is started with.
@@ -28,39 +31,59 @@ const STDERR_KEPT: usize = 64 << 10;
 /// How long a child whose pipe is closed may take to die by itself before it is killed.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// How often a silent child is looked at.
+const SLICE: Duration = Duration::from_millis(200);
+
+/// Most nodes of one request. ggml's graphs hold at most 8192, or five for each tensor of the model (llama.cpp,
+/// `llama_model_max_nodes`), and a decode call is one graph; a child that sends more sends without end.
+const MAX_NODES: usize = 1 << 15;
+
+/// How a child is held in check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Limits {
+    /// The longest silence between two frames.
+    pub(super) silence: Duration,
+    /// The most memory that it may hold, in bytes.
+    pub(super) memory: u64,
+}
+
 type FrameResult = Result<(Response, Vec<u8>), FrameError>;
 
-/// A running child. Killed and reaped on drop.
+/// A running child. Killed with its group and reaped on drop.
 #[derive(Debug)]
 pub(super) struct ReferenceProcess {
-    child: Child,
+    guard: Guard,
     requests: Option<Sender<Vec<u8>>>,
     frames: Receiver<FrameResult>,
     stderr: Arc<Mutex<VecDeque<u8>>>,
     stderr_closed: Receiver<()>,
-    timeout: Duration,
+    silence: Duration,
     during: &'static str,
-    last_node: Option<String>,
+    last_node: Option<(String, String)>,
+    nodes: usize,
 }
 
 impl ReferenceProcess {
-    /// Starts `executable __reference`. Its frames have to come at most `timeout` apart.
-    pub(super) fn spawn(executable: &Path, timeout: Duration) -> Result<Self, ReferenceFailure> {
+    /// Starts `executable __reference`.
+    pub(super) fn spawn(executable: &Path, limits: Limits) -> Result<Self, ReferenceFailure> {
         let failed = |source| ReferenceFailure::Spawn { executable: executable.to_owned(), source };
         let mut child = Command::new(executable)
             .arg(SUBCOMMAND)
             // An assertion of the reference looks for a debugger to print its stack, and waits for it with our pipes
             // open. Without a path it finds none and dies at once.
             .env("PATH", "/nonexistent")
+            // A group of its own, so that whatever it starts is ended with it.
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .map_err(failed)?;
-        let missing = || failed(std::io::Error::other("a pipe is missing"));
-        let stdin = child.stdin.take().ok_or_else(missing)?;
-        let stdout = child.stdout.take().ok_or_else(missing)?;
-        let stderr_pipe = child.stderr.take().ok_or_else(missing)?;
+        let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let guard = Guard::new(child, limits.memory).map_err(failed)?;
+        let (Some(stdin), Some(stdout), Some(stderr_pipe)) = pipes else {
+            return Err(failed(std::io::Error::other("a pipe is missing")));
+        };
 
         let (requests, request_queue) = channel();
         let (frame_queue, frames) = sync_channel(QUEUE);
@@ -69,14 +92,15 @@ impl ReferenceProcess {
         let kept = Arc::clone(&stderr);
         // Made before the threads, so that a failure below kills the child.
         let process = Self {
-            child,
+            guard,
             requests: Some(requests),
             frames,
             stderr,
             stderr_closed,
-            timeout,
+            silence: limits.silence,
             during: "start",
             last_node: None,
+            nodes: 0,
         };
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
         thread("reference-requests").spawn(move || write_requests(stdin, &request_queue)).map_err(failed)?;
@@ -111,6 +135,7 @@ impl ReferenceProcess {
         self.during = during;
         // A node of an earlier request says nothing about this one.
         self.last_node = None;
+        self.nodes = 0;
         let mut bytes = Vec::new();
         write_frame(&mut bytes, request, payload).map_err(|error| self.protocol(error.to_string()))?;
         // A child that is gone is diagnosed when its answer is read.
@@ -122,29 +147,61 @@ impl ReferenceProcess {
 
     /// The next frame. An `Error` frame is returned as the failure that it stands for.
     pub(super) fn receive(&mut self) -> Result<(Response, Vec<u8>), ReferenceFailure> {
-        let (response, payload) = match self.frames.recv_timeout(self.timeout) {
-            Ok(Ok(frame)) => frame,
-            Ok(Err(error)) => return Err(self.diagnose(error)),
-            Err(RecvTimeoutError::Disconnected) => return Err(self.diagnose(FrameError::Closed)),
-            Err(RecvTimeoutError::Timeout) => {
-                let seconds = self.timeout.as_secs();
-                self.kill();
-                let (during, trace) = (self.during, self.trace());
-                return Err(ReferenceFailure::Timeout { seconds, during, trace });
-            }
+        let (response, payload) = match self.next_frame() {
+            Some(Ok(frame)) => frame,
+            Some(Err(error)) => return Err(self.diagnose(error)),
+            None => return Err(self.broken(Cause::Timeout { seconds: self.silence.as_secs() })),
         };
         match response {
-            Response::Node(ref node) => self.last_node = Some(node.name.clone()),
+            Response::Node(ref node) => {
+                self.nodes += 1;
+                if self.nodes > MAX_NODES {
+                    return Err(self.protocol(format!("more than {MAX_NODES} nodes for one request")));
+                }
+                self.last_node = Some((node.name.clone(), node.op.clone()));
+            }
             Response::Error { kind, text } => return Err(self.refused(kind, text)),
             _ => {}
         }
         Ok((response, payload))
     }
 
+    /// The next frame, or what is wrong with it; `None` after too long a silence.
+    fn next_frame(&mut self) -> Option<FrameResult> {
+        let deadline = Instant::now() + self.silence;
+        loop {
+            let rest = deadline.saturating_duration_since(Instant::now());
+            match self.frames.recv_timeout(rest.min(SLICE)) {
+                Ok(frame) => return Some(frame),
+                Err(RecvTimeoutError::Disconnected) => return Some(Err(FrameError::Closed)),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if self.guard.ends_within(Duration::ZERO) {
+                // The child is dead, and something that it started holds its pipe open. Without it the stream
+                // ends; it may hold frames still.
+                self.guard.end();
+                return Some(self.frames.recv_timeout(GRACE).unwrap_or(Err(FrameError::Closed)));
+            }
+            if rest.is_zero() {
+                return None;
+            }
+        }
+    }
+
     /// A well-formed frame that makes no sense here. The child is killed.
     pub(super) fn protocol(&mut self, what: String) -> ReferenceFailure {
-        self.kill();
-        ReferenceFailure::Protocol { what, during: self.during, trace: self.trace() }
+        self.broken(Cause::Protocol { what })
+    }
+
+    /// Ends the child for `cause`, or for the memory that it held, which explains anything else.
+    pub(super) fn broken(&mut self, cause: Cause) -> ReferenceFailure {
+        self.requests = None;
+        self.guard.end();
+        let cause = match self.guard.over_cap() {
+            Some((held, cap)) => Cause::OverMemoryCap { held, cap },
+            None => cause,
+        };
+        ReferenceFailure::Broken { cause, during: self.during, trace: self.trace() }
     }
 
     fn refused(&mut self, kind: ErrorKind, text: String) -> ReferenceFailure {
@@ -152,60 +209,41 @@ impl ReferenceProcess {
             ErrorKind::Library => ReferenceFailure::LibraryNotLoaded { text },
             ErrorKind::Model => ReferenceFailure::ModelRefused { text },
             ErrorKind::Stack => ReferenceFailure::StackTooSmall { text },
+            ErrorKind::Memory => self.broken(Cause::AllocationFailed { message: text }),
+            ErrorKind::Tap => self.broken(Cause::BadTap { what: text }),
+            ErrorKind::Logits => self.broken(Cause::BadLogits { what: text }),
             ErrorKind::Run => ReferenceFailure::Refused { during: self.during, text },
         }
     }
 
-    /// Tells a death from a corrupt stream.
+    /// Tells a death from a corrupt stream, and a stream that ended from a process that did.
     fn diagnose(&mut self, error: FrameError) -> ReferenceFailure {
-        let during = self.during;
-        let ended = matches!(error, FrameError::Closed | FrameError::Truncated | FrameError::Io(_));
-        // A corrupt stream: whatever the child does next does not matter.
-        let status = if ended { self.wait(GRACE) } else { None };
-        self.kill();
-        let trace = self.trace();
-        let Some(status) = status else {
-            return ReferenceFailure::BadFrame { error, during, trace };
+        let within_frame = match error {
+            FrameError::Closed => false,
+            FrameError::Truncated | FrameError::Io(_) => true,
+            // A corrupt stream: whatever the child does next does not matter.
+            error => return self.broken(Cause::of_frame(error)),
         };
-        match (status.signal(), status.code()) {
-            (Some(9), _) => ReferenceFailure::Killed { during, trace },
-            (Some(signal), _) => ReferenceFailure::Crashed { signal: signal_name(signal), during, trace },
-            (None, code) => ReferenceFailure::ExitedEarly { code: code.unwrap_or(-1), during, trace },
-        }
-    }
-
-    fn wait(&mut self, limit: Duration) -> Option<ExitStatus> {
-        let deadline = Instant::now() + limit;
-        loop {
-            match self.child.try_wait() {
-                Ok(Some(status)) => return Some(status),
-                Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
-                Ok(None) | Err(_) => return None,
-            }
-        }
-    }
-
-    /// Ends the child and reaps it. Errors mean that it is gone already.
-    fn kill(&mut self) {
-        self.requests = None;
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let ended = self.guard.ends_within(GRACE.min(self.silence));
+        let status = self.guard.end().filter(|_| ended);
+        let end = status
+            .and_then(|status| status.signal().map(End::Signal).or_else(|| status.code().map(End::Code)));
+        let cause = match end {
+            Some(end) => diagnosis::cause(end, &self.trace().stderr, within_frame),
+            None => Cause::PipeClosed,
+        };
+        self.broken(cause)
     }
 
     fn trace(&self) -> Trace {
         // Everything that the dead child wrote is in the pipe; its thread ends at the pipe's end. A
-        // grandchild that keeps the pipe open must not make us wait for ever.
+        // grandchild that left the group and keeps the pipe open must not make us wait for ever.
         let _ = self.stderr_closed.recv_timeout(Duration::from_secs(1));
         let kept = self.stderr.lock().unwrap_or_else(PoisonError::into_inner);
         let (front, back) = kept.as_slices();
         let stderr = String::from_utf8_lossy(&[front, back].concat()).into_owned();
-        Trace { last_node: self.last_node.clone(), stderr }
-    }
-}
-
-impl Drop for ReferenceProcess {
-    fn drop(&mut self) {
-        self.kill();
+        let (last_node, last_op) = self.last_node.clone().unzip();
+        Trace { last_node, last_op, stderr }
     }
 }
 
@@ -247,28 +285,32 @@ mod tests {
     }
 
     /// A child that is a shell command: the subcommand becomes the script's `$0` and is ignored.
-    fn shell(directory: &Path, script: &str, timeout: Duration) -> ReferenceProcess {
+    fn shell(directory: &Path, script: &str, limits: Limits) -> ReferenceProcess {
         use std::os::unix::fs::PermissionsExt;
         let _guard = starting();
         let path = directory.join("child.sh");
         std::fs::write(&path, format!("#!/bin/sh\nPATH=/usr/bin:/bin\n{script}\n")).expect("written");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("made executable");
-        ReferenceProcess::spawn(&path, timeout).expect("starts")
+        ReferenceProcess::spawn(&path, limits).expect("starts")
+    }
+
+    fn limits(silence: Duration) -> Limits {
+        Limits { silence, memory: 1 << 30 }
     }
 
     fn failure(script: &str, timeout: Duration) -> ReferenceFailure {
         let directory = tempfile::tempdir().expect("a directory");
-        shell(directory.path(), script, timeout).receive().expect_err(script)
+        shell(directory.path(), script, limits(timeout)).receive().expect_err(script)
     }
 
     const LONG: Duration = Duration::from_secs(20);
 
     #[test]
-    fn a_signal_is_named_and_stderr_is_kept() {
-        let failure = failure("echo 'GGML_ASSERT: x > 0' >&2; kill -ABRT $$", LONG);
-        let text = failure.to_string();
-        assert_eq!(failure.kind(), "crashed");
-        assert!(text.contains("SIGABRT") && text.contains("GGML_ASSERT: x > 0"), "{text}");
+    fn an_assertion_is_quoted() {
+        let failure = failure("echo 'x.c:7: GGML_ASSERT(x > 0) failed' >&2; kill -ABRT $$", LONG);
+        assert_eq!(failure.kind(), "asserted");
+        let words = "stopped at an assertion of its own, `x.c:7: GGML_ASSERT(x > 0) failed`, during start";
+        assert!(failure.headline().ends_with(words), "{failure}");
     }
 
     #[test]
@@ -282,8 +324,8 @@ mod tests {
     #[test]
     fn a_node_of_an_earlier_request_is_forgotten() {
         let directory = tempfile::tempdir().expect("a directory");
-        let mut process = shell(directory.path(), "exec sleep 600", Duration::from_millis(200));
-        process.last_node = Some("ffn_out-1".to_owned());
+        let mut process = shell(directory.path(), "exec sleep 600", limits(Duration::from_millis(200)));
+        process.last_node = Some(("ffn_out-1".to_owned(), "MUL".to_owned()));
         process.request("decode", &Request::Decode { tokens: Vec::new() }, &[]).expect("sent");
         let failure = process.receive().expect_err("silence");
         assert_eq!(failure.during(), Some("decode"));
@@ -294,28 +336,25 @@ mod tests {
     fn a_kill_an_exit_and_garbage_are_told_apart() {
         assert_eq!(failure("kill -KILL $$", LONG).kind(), "killed");
         let exited = failure("exit 7", LONG);
-        assert!(matches!(exited, ReferenceFailure::ExitedEarly { code: 7, .. }), "{exited}");
+        assert!(matches!(exited.cause(), Some(Cause::ExitedEarly { code: 7 })), "{exited}");
         let garbage = failure("echo hello; sleep 60", LONG);
-        assert!(
-            matches!(garbage, ReferenceFailure::BadFrame { error: FrameError::Magic(_), .. }),
-            "{garbage}"
-        );
+        assert!(matches!(garbage.cause(), Some(Cause::BadFrame(FrameError::Magic(_)))), "{garbage}");
     }
 
     #[test]
     fn silence_is_a_timeout_and_the_child_is_gone() {
         let directory = tempfile::tempdir().expect("a directory");
-        let mut process = shell(directory.path(), "exec sleep 600", Duration::from_millis(200));
+        let mut process = shell(directory.path(), "exec sleep 600", limits(Duration::from_millis(200)));
         let started = Instant::now();
         assert_eq!(process.receive().expect_err("silence").kind(), "timeout");
         assert!(started.elapsed() < Duration::from_secs(10));
-        assert!(process.child.try_wait().expect("reaped").is_some());
+        assert!(process.guard.ends_within(Duration::ZERO), "the child is gone");
     }
 
     #[test]
     fn only_the_end_of_a_long_stderr_is_kept() {
         let failure = failure("yes 0123456789abcdef | head -c 300000 >&2; echo the end >&2; exit 1", LONG);
-        let ReferenceFailure::ExitedEarly { trace, .. } = failure else { panic!("{failure}") };
+        let trace = failure.trace().expect("a death has a trace");
         assert!(trace.stderr.len() <= STDERR_KEPT && trace.stderr.len() > STDERR_KEPT - 100);
         assert!(trace.stderr.ends_with("the end\n"));
     }
@@ -323,8 +362,50 @@ mod tests {
     #[test]
     fn a_missing_executable_is_named() {
         let _guard = starting();
-        let failure =
-            ReferenceProcess::spawn(Path::new("/nonexistent/parity-check"), LONG).expect_err("missing");
+        let failure = ReferenceProcess::spawn(Path::new("/nonexistent/parity-check"), limits(LONG))
+            .expect_err("missing");
         assert!(failure.to_string().contains("/nonexistent/parity-check"));
+    }
+
+    #[test]
+    fn a_frame_that_is_cut_short_and_a_closed_pipe_have_names_of_their_own() {
+        let cut = failure("printf PCRF; exit 0", LONG);
+        assert!(matches!(cut.cause(), Some(Cause::FrameCutShort { code: 0 })), "{cut}");
+        let started = Instant::now();
+        let closed = failure("exec >&-; exec sleep 600", Duration::from_millis(300));
+        assert_eq!(closed.kind(), "pipe_closed", "{closed}");
+        assert!(started.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn what_the_child_started_ends_with_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let note = directory.path().join("pid");
+        let script = format!("sleep 600 & echo $! > {}; exit 3", note.display());
+        let started = Instant::now();
+        let failure = shell(directory.path(), &script, limits(LONG)).receive().expect_err("it exits");
+        assert_eq!(failure.kind(), "exited_early", "{failure}");
+        assert!(started.elapsed() < LONG, "nobody waits for the grandchild");
+        let pid = std::fs::read_to_string(&note).expect("the script wrote it");
+        let stat = format!("/proc/{}/stat", pid.trim());
+        let deadline = Instant::now() + Duration::from_secs(5);
+        // A zombie that nobody has reaped yet is gone too.
+        while std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {
+            assert!(Instant::now() < deadline, "the grandchild lives on");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn memory_above_the_cap_is_named_with_both_numbers() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let limits = Limits { silence: LONG, memory: 64 << 20 };
+        // `tail` keeps what has no line break.
+        let mut process = shell(directory.path(), "exec tail -n 1 /dev/zero", limits);
+        let failure = process.receive().expect_err("too much");
+        assert_eq!(failure.kind(), "out_of_memory", "{failure}");
+        let Some(&Cause::OverMemoryCap { held, cap }) = failure.cause() else { panic!("{failure}") };
+        assert!(cap == 64 << 20 && held > cap, "{failure}");
+        assert!(failure.headline().contains("more than the 64 MiB of --reference-memory"), "{failure}");
     }
 }

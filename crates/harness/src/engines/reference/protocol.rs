@@ -130,6 +130,8 @@ pub enum Response {
     Hello {
         /// Its process id.
         pid: u32,
+        /// The version of its program.
+        program: String,
     },
     /// The model is loaded.
     Ready {
@@ -191,6 +193,12 @@ pub enum ErrorKind {
     Model,
     /// The reference's threads have too little stack for the micro-batch (spec §2.4).
     Stack,
+    /// The system refused memory.
+    Memory,
+    /// A tap contradicts itself.
+    Tap,
+    /// The logits have another shape than was asked for.
+    Logits,
     /// Anything later.
     Run,
 }

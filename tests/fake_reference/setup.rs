@@ -1,0 +1,176 @@
+//! Builds the fake library, runs the check with it, and looks for processes that are left.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::common::{PARITY_CHECK, folder, model, outcome, tiny};
+
+/// The watchdog of every run.
+pub(crate) const WATCHDOG: Duration = Duration::from_secs(1);
+
+/// Prompt and steps of every run: a batch of three tokens, then two of one.
+const WORK: [&str; 4] = ["--tokens", "5,6,7", "-n", "2"];
+
+/// The variable that every process of a run inherits, by which those that are left are found.
+const MARKER: &str = "FAKE_REFERENCE_RUN";
+
+/// The fake library and a model.
+pub(crate) struct Fake {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) library: PathBuf,
+    model: PathBuf,
+}
+
+/// What one run led to.
+pub(crate) struct Outcome {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    /// The JSON report; null where the run was killed.
+    pub(crate) report: serde_json::Value,
+    pub(crate) time: Duration,
+    run: String,
+}
+
+impl Fake {
+    /// Compiles the fake and links it against the genuine library.
+    pub(crate) fn new() -> Self {
+        let folder = folder();
+        let genuine = folder.path().join("libgenuine.so");
+        std::fs::write(&genuine, ffi_ref::Library::canonical_image()).expect("the library is written");
+        let library = folder.path().join("fake.so");
+        let link: [&Path; 1] = [&genuine];
+        // Found beside the fake; needed although nothing is called by its name.
+        compile(&library, &["-Wl,--no-as-needed", "-Wl,-rpath,$ORIGIN"], &link);
+        let model = model(folder.path(), &tiny());
+        Self { folder, library, model }
+    }
+
+    /// Runs the check with the fake and a script.
+    pub(crate) fn check(&self, script: &str) -> Outcome {
+        self.check_with(&self.library, script)
+    }
+
+    /// Runs the check with another library.
+    pub(crate) fn check_with(&self, library: &Path, script: &str) -> Outcome {
+        self.check_flags(library, script, &[])
+    }
+
+    /// Runs the check with further flags.
+    pub(crate) fn check_flags(&self, library: &Path, script: &str, flags: &[&str]) -> Outcome {
+        let run = unique();
+        let report = self.folder.path().join(format!("{run}.json"));
+        let started = Instant::now();
+        let output = self
+            .command(library, script, &run)
+            .args(["--reference-timeout", "1"])
+            .args(["--report", &format!("json={}", report.display())])
+            .args(flags)
+            .output()
+            .expect("the binary runs");
+        let time = started.elapsed();
+        let (code, stdout, stderr) = outcome(&output);
+        let report = std::fs::read(&report)
+            .map_or(serde_json::Value::Null, |bytes| serde_json::from_slice(&bytes).expect("JSON"));
+        Outcome { code, stdout, stderr, report, time, run }
+    }
+
+    /// Kills the harness once the fault has happened.
+    pub(crate) fn kill_during(&self, script: &str) -> Outcome {
+        let run = unique();
+        let mark = self.folder.path().join(&run);
+        let started = Instant::now();
+        let mut harness = self
+            .command(&self.library, script, &run)
+            .env("FAKE_REFERENCE_MARK", &mark)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the binary runs");
+        while !mark.exists() {
+            assert!(started.elapsed() < Duration::from_secs(60), "{script}: the fault does not happen");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let outcome = Outcome {
+            code: -1,
+            stdout: String::new(),
+            stderr: String::new(),
+            report: serde_json::Value::Null,
+            time: started.elapsed(),
+            run,
+        };
+        assert!(outcome.survivors().len() >= 2, "{script}: the harness and its child are there before");
+        harness.kill().expect("it is killed");
+        harness.wait().expect("it is reaped");
+        outcome
+    }
+
+    /// A file that is no shared object.
+    pub(crate) fn not_a_library(&self) -> PathBuf {
+        let path = self.folder.path().join("not-a-library.so");
+        std::fs::write(&path, "nothing").expect("written");
+        path
+    }
+
+    /// The fake without the genuine library behind it: most entries are missing.
+    pub(crate) fn without_symbols(&self) -> PathBuf {
+        let path = self.folder.path().join("without-symbols.so");
+        compile(&path, &["-DFAKE_ALONE"], &[]);
+        path
+    }
+
+    fn command(&self, library: &Path, script: &str, run: &str) -> Command {
+        let mut command = Command::new(PARITY_CHECK);
+        command.arg("check").arg(&self.model).args(WORK).arg("--reference-lib").arg(library);
+        command.args(["--reference-memory", "300"]);
+        command.env("FAKE_REFERENCE", script).env(MARKER, run).env_remove("BITNET_KERNEL");
+        command
+    }
+}
+
+impl Outcome {
+    /// The lines of stderr that are errors.
+    pub(crate) fn errors(&self) -> Vec<&str> {
+        self.stderr.lines().filter(|line| line.starts_with("error: ")).collect()
+    }
+
+    /// Processes of this run that still live, by their command lines.
+    pub(crate) fn survivors(&self) -> Vec<String> {
+        let marker = format!("{MARKER}={}\0", self.run).into_bytes();
+        let mut survivors = Vec::new();
+        for entry in std::fs::read_dir("/proc").expect("/proc") {
+            let path = entry.expect("an entry").path();
+            // Processes come and go; a zombie has no environment.
+            let Ok(environment) = std::fs::read(path.join("environ")) else { continue };
+            if environment.windows(marker.len()).any(|window| window == marker) {
+                let line = std::fs::read(path.join("cmdline")).unwrap_or_default();
+                survivors.push(format!("{} {}", path.display(), String::from_utf8_lossy(&line)));
+            }
+        }
+        survivors
+    }
+}
+
+fn compile(library: &Path, flags: &[&str], link: &[&Path]) {
+    let compiler = std::env::var_os("CC").filter(|value| !value.is_empty()).unwrap_or_else(|| "cc".into());
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let output = Command::new(compiler)
+        .args(["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror"])
+        .arg("-I")
+        .arg(root.join("crates/ffi-ref/shim"))
+        .arg(root.join("tests/fake_reference/fake.c"))
+        .args(flags)
+        .args(link)
+        .args(["-ldl", "-o"])
+        .arg(library)
+        .output()
+        .expect("a C compiler");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn unique() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("run-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
