@@ -82,11 +82,13 @@ static void mark(void) {
     }
 }
 
-/* The pipe that the frames are written to: the last pipe that is open for writing, stdout and stderr aside. */
+/* The pipe that the frames are written to: the one that is open for writing and that this process opened itself,
+ * which an inherited descriptor can be told from by its missing close-on-exec flag. */
 static int frames(void) {
-    for (int fd = 255; fd > 2; --fd) {
+    for (int fd = 3; fd < 256; ++fd) {
         struct stat status;
-        if (fstat(fd, &status) == 0 && S_ISFIFO(status.st_mode) && (fcntl(fd, F_GETFL) & O_ACCMODE) == O_WRONLY) {
+        if (fstat(fd, &status) == 0 && S_ISFIFO(status.st_mode) && (fcntl(fd, F_GETFL) & O_ACCMODE) == O_WRONLY &&
+            (fcntl(fd, F_GETFD) & FD_CLOEXEC) != 0) {
             return fd;
         }
     }

@@ -117,7 +117,7 @@ impl Fake {
     /// The fake without the genuine library behind it: most entries are missing.
     pub(crate) fn without_symbols(&self) -> PathBuf {
         let path = self.folder.path().join("without-symbols.so");
-        compile(&path, &["-DFAKE_ALONE"], &[]);
+        compile(&path, &[], &[]);
         path
     }
 
