@@ -169,7 +169,7 @@ const FRAMES: [Fault; 9] = [
 ];
 
 /// Taps and logits that are not what they should be.
-const VALUES: [Fault; 16] = [
+const VALUES: [Fault; 17] = [
     fault("missing", 2, "", &["ffn_out-1 (batch 0): only in subject"]),
     fault("missing at=attn_norm-0 call=2", 2, "", &["attn_norm-0 (batch 2): only in subject"]),
     fault("twice at=attn_norm-1", 2, "", &["attn_norm-1#1 (batch 0): only in reference"]),

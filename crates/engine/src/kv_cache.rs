@@ -119,6 +119,19 @@ impl Cells {
         }
     }
 
+    /// Frees the cells of `sequence` from `position` on, and moves the search for free cells back to the first of
+    /// them, as `llama_kv_cache_seq_rm` does.
+    fn remove(&mut self, sequence: i32, position: i32) {
+        let mut first = None;
+        for (index, cell) in self.cells.iter_mut().enumerate() {
+            if cell.is_some_and(|cell| cell.sequence == sequence && cell.position >= position) {
+                *cell = None;
+                first = first.or(Some(index));
+            }
+        }
+        self.head = first.map_or(self.head, |first| self.head.min(first));
+    }
+
     /// Frees all cells.
     fn clear(&mut self) {
         self.cells.fill(None);
@@ -164,6 +177,12 @@ impl KvCache {
     /// The allocation of the cells, to store tokens.
     pub(crate) fn cells_mut(&mut self) -> &mut Cells {
         &mut self.cells
+    }
+
+    /// Forgets the tokens of `sequence` from `position` on. Their keys and values stay until their cells are
+    /// written again, and no token attends to them.
+    pub(crate) fn remove(&mut self, sequence: i32, position: i32) {
+        self.cells.remove(sequence, position);
     }
 
     /// Forgets all tokens and zeroes what they left behind, as the reference does: free cells are
@@ -286,6 +305,22 @@ mod tests {
         assert_eq!(cells, before);
         assert_eq!(cells.store(&tokens(33..64)).unwrap(), 33..64);
         assert!(cells.store(&tokens(64..65)).is_err());
+    }
+
+    #[test]
+    fn removed_tokens_leave_their_cells_to_the_next_ones() {
+        let mut cells = Cells::new(32);
+        cells.store(&tokens(0..10)).unwrap();
+        let before = cells.clone();
+        cells.remove(0, 8);
+        cells.remove(1, 0);
+        assert_eq!((cells.used(), cells.get(7).is_some(), cells.get(8)), (8, true, None));
+        assert_eq!(cells.store(&tokens(8..10)).unwrap(), 8..10);
+        assert_eq!(cells, before);
+        // The last cell of a full cache: the search starts at the front and finds it.
+        cells.store(&tokens(10..32)).unwrap();
+        cells.remove(0, 31);
+        assert_eq!(cells.store(&tokens(31..32)).unwrap(), 31..32);
     }
 
     #[test]

@@ -169,6 +169,13 @@ impl Session {
         &self.cache
     }
 
+    /// Forgets the tokens of `sequence` from `position` on, so that they can be decoded again: into the same cells,
+    /// where they were the newest.
+    pub fn rewind(&mut self, sequence: i32, position: i32) {
+        self.cache.remove(sequence, position);
+        self.logits.clear();
+    }
+
     /// Forgets all tokens.
     pub fn clear(&mut self) {
         self.cache.clear();

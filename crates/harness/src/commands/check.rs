@@ -292,7 +292,10 @@ impl Run {
         let mut engines = Engines { subject: &mut subject, reference: &mut reference };
         let chained = mode.chained();
         let mut plan = Plan { chained, isolated: isolated.as_mut(), observer: &mut watcher };
-        let outcome = self.comparison.run(&case, &mut engines, &mut plan);
+        let outcome = self
+            .comparison
+            .run(&case, &mut engines, &mut plan)
+            .and_then(|()| self.comparison.check_taps(&case, &mut engines).map_err(RunError::Engine));
         // What was dumped until a failure is what is needed to understand it.
         self.dumped = watcher.finish();
         outcome?;

@@ -22,6 +22,7 @@ pub mod logits;
 pub mod metrics;
 pub mod result;
 pub mod run;
+pub mod tap_effect;
 pub mod verdict;
 pub mod views;
 mod witness;

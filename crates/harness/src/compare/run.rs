@@ -19,6 +19,7 @@ use super::lockstep::{BatchEnd, Engines, run_batch};
 use super::logits;
 use super::metrics::Metrics;
 use super::result::{GREEDY_TOKEN, LOGITS, TapResult, TokenRecord, TokenSource, ViewCount};
+use super::tap_effect::TapEffect;
 use super::verdict::{Counts, TapVerdict};
 use crate::case::{Case, LayerSelection};
 use crate::engines::EngineFailure;
@@ -71,6 +72,10 @@ pub struct Comparison {
     pub decode_time: Duration,
     /// The differences that are expected.
     pub known: KnownDivergences,
+    /// What looking changes, where it was checked.
+    pub tap_effect: Option<TapEffect>,
+    /// The end of the last decode call.
+    pub(super) last_end: BatchEnd,
     causes: Causes,
     layers_seen: BTreeSet<usize>,
     batches: usize,
@@ -118,8 +123,10 @@ impl Comparison {
             let started = Instant::now();
             let done = self.batch(engines, &batch, layers, plan);
             self.decode_time += started.elapsed();
-            next = self.greedy(&done?, case.tokens.len() + step + 1);
+            end = done?;
+            next = self.greedy(&end, case.tokens.len() + step + 1);
         }
+        self.last_end = end;
         for layer in layers.named() {
             if !self.layers_seen.contains(&layer) {
                 let reason = format!("no tap belongs to layer {layer}: the model does not have it");
@@ -134,6 +141,14 @@ impl Comparison {
         }
         self.counts.stale = self.known.stale();
         Ok(())
+    }
+
+    /// Tokens of the last decode call of `case`.
+    pub(super) fn last_batch_length(&self, case: &Case) -> usize {
+        match self.tokens.last().map(|token| token.source) {
+            Some(TokenSource::Greedy) => 1,
+            _ => case.prompt_batches().last().map_or(0, Vec::len),
+        }
     }
 
     /// Decode calls so far.
@@ -194,7 +209,7 @@ impl Comparison {
         }
     }
 
-    fn push(&mut self, result: TapResult) {
+    pub(super) fn push(&mut self, result: TapResult) {
         self.counts.add(result.verdict, result.mode, result.known.is_some());
         self.counts.nan += usize::from(result.metrics.as_ref().is_some_and(Metrics::holds_nan));
         self.results.push(result);

@@ -12,6 +12,7 @@ use std::fmt;
 use engine::session::BatchToken;
 use engine::tap::{DType, TapKey};
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 
 pub use reference::{Reference, ReferenceFailure, ReferenceOptions};
 pub use subject::Subject;
@@ -32,6 +33,38 @@ pub trait Engine {
     /// # Errors
     /// The engine failed; it cannot be used any more.
     fn next(&mut self) -> Result<Event, EngineFailure>;
+
+    /// Decodes `batch`, the newest tokens of its sequence, again in place of what the cache holds of them, with the
+    /// taps computed and dropped or with taps off, and returns the digest of its logits. The run behind it is over:
+    /// the cache stays usable, but whether later calls are those of a run without replay is not promised.
+    ///
+    /// `None`: this engine has no way to do that.
+    ///
+    /// # Errors
+    /// The engine is gone or refuses the batch.
+    fn replay(&mut self, batch: &[BatchToken], taps: bool) -> Result<Option<Digest>, EngineFailure> {
+        let _ = (batch, taps);
+        Ok(None)
+    }
+}
+
+/// SHA-256 of logits as little-endian f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    /// The digest of `logits`.
+    pub fn of(logits: &[f32]) -> Self {
+        // x86-64 is little-endian.
+        Self(Sha256::digest(bytemuck::cast_slice::<f32, u8>(logits)).into())
+    }
+}
+
+impl fmt::Display for Digest {
+    /// The first eight of its bytes, which tell two digests apart for a reader.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0[..8].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
 }
 
 /// What [`Engine::next`] returns.

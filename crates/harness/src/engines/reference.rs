@@ -25,7 +25,8 @@ use self::failure::Cause;
 use self::process::{Limits, ReferenceProcess};
 use self::protocol::{Build, Content, NodeHeader, Request, Response, SessionRequest};
 use super::{
-    BuildManifest, ElementType, Engine, EngineFailure, EngineManifest, Event, Logits, OwnedTap, TapBytes,
+    BuildManifest, Digest, ElementType, Engine, EngineFailure, EngineManifest, Event, Logits, OwnedTap,
+    TapBytes,
 };
 use crate::case::Settings;
 
@@ -225,6 +226,15 @@ impl Engine for Reference {
                 Ok(Event::Done(Logits { vocabulary: self.vocabulary, values: f32_values(&payload) }))
             }
             (other, _) => Err(unexpected(&mut self.process, "a node or logits", &other).into()),
+        }
+    }
+
+    fn replay(&mut self, batch: &[BatchToken], taps: bool) -> Result<Option<Digest>, EngineFailure> {
+        let tokens = batch.iter().map(Into::into).collect();
+        self.process.request("replay", &Request::Replay { tokens, taps }, &[])?;
+        match self.process.receive()? {
+            (Response::Replayed { digest }, _) => Ok(Some(digest)),
+            (other, _) => Err(unexpected(&mut self.process, "a digest", &other).into()),
         }
     }
 }

@@ -12,7 +12,7 @@ use engine::model::Model;
 use engine::session::{BatchToken, Session, SessionSettings};
 use engine::tap::{Tap, TapData, TapSink};
 
-use super::{ElementType, Engine, EngineFailure, EngineManifest, Event, Logits, OwnedTap, TapBytes};
+use super::{Digest, ElementType, Engine, EngineFailure, EngineManifest, Event, Logits, OwnedTap, TapBytes};
 use crate::case::{LayerSelection, Settings};
 
 /// Taps that may wait in the queue. Small, because one tap can hold 14 MB.
@@ -32,8 +32,18 @@ pub struct Subject {
 
 #[derive(Debug)]
 struct Channels {
-    batches: Sender<Vec<BatchToken>>,
+    calls: Sender<Call>,
     events: Receiver<Result<Event, engine::Error>>,
+    digests: Receiver<Result<Digest, engine::Error>>,
+}
+
+/// What the thread is asked for.
+#[derive(Debug)]
+enum Call {
+    /// One decode call, answered by events.
+    Decode(Vec<BatchToken>),
+    /// The newest tokens again, answered by a digest.
+    Replay { batch: Vec<BatchToken>, taps: bool },
 }
 
 impl Subject {
@@ -59,14 +69,21 @@ impl Subject {
             kernel: Some(session.kernel().to_string()),
             build: None,
         };
-        let (batches, batch_queue) = channel();
+        let (calls, call_queue) = channel();
         let (event_queue, events) = sync_channel(QUEUE);
-        let worker = Worker { session, vocabulary, selection: settings.layers.clone(), events: event_queue };
+        let (digest_queue, digests) = channel();
+        let worker = Worker {
+            session,
+            vocabulary,
+            selection: settings.layers.clone(),
+            events: event_queue,
+            digests: digest_queue,
+        };
         let thread = std::thread::Builder::new()
             .name(THREAD.to_owned())
-            .spawn(move || worker.serve(&batch_queue))
+            .spawn(move || worker.serve(&call_queue))
             .map_err(|source| engine::Error::BadSetting(format!("cannot start a thread: {source}")))?;
-        Ok(Self { manifest, channels: Some(Channels { batches, events }), thread: Some(thread) })
+        Ok(Self { manifest, channels: Some(Channels { calls, events, digests }), thread: Some(thread) })
     }
 }
 
@@ -76,14 +93,25 @@ impl Engine for Subject {
     }
 
     fn start(&mut self, batch: &[BatchToken]) -> Result<(), EngineFailure> {
-        let sent =
-            self.channels.as_ref().is_some_and(|channels| channels.batches.send(batch.to_vec()).is_ok());
-        if sent { Ok(()) } else { Err(EngineFailure::Panicked(THREAD)) }
+        self.call(Call::Decode(batch.to_vec()))
     }
 
     fn next(&mut self) -> Result<Event, EngineFailure> {
         let event = self.channels.as_ref().and_then(|channels| channels.events.recv().ok());
         Ok(event.ok_or(EngineFailure::Panicked(THREAD))??)
+    }
+
+    fn replay(&mut self, batch: &[BatchToken], taps: bool) -> Result<Option<Digest>, EngineFailure> {
+        self.call(Call::Replay { batch: batch.to_vec(), taps })?;
+        let digest = self.channels.as_ref().and_then(|channels| channels.digests.recv().ok());
+        Ok(Some(digest.ok_or(EngineFailure::Panicked(THREAD))??))
+    }
+}
+
+impl Subject {
+    fn call(&self, call: Call) -> Result<(), EngineFailure> {
+        let sent = self.channels.as_ref().is_some_and(|channels| channels.calls.send(call).is_ok());
+        if sent { Ok(()) } else { Err(EngineFailure::Panicked(THREAD)) }
     }
 }
 
@@ -104,19 +132,56 @@ struct Worker {
     vocabulary: usize,
     selection: LayerSelection,
     events: SyncSender<Result<Event, engine::Error>>,
+    digests: Sender<Result<Digest, engine::Error>>,
 }
 
 impl Worker {
-    fn serve(mut self, batches: &Receiver<Vec<BatchToken>>) {
-        while let Ok(batch) = batches.recv() {
-            let mut forwarder = Forwarder { selection: &self.selection, events: &self.events };
-            let event = self.session.decode(&batch, Some(&mut forwarder)).map(|()| {
-                Event::Done(Logits { vocabulary: self.vocabulary, values: self.session.logits().to_vec() })
-            });
-            if self.events.send(event).is_err() {
+    fn serve(mut self, calls: &Receiver<Call>) {
+        while let Ok(call) = calls.recv() {
+            let heard = match call {
+                Call::Decode(batch) => {
+                    let mut forwarder = Forwarder { selection: &self.selection, events: &self.events };
+                    let event = self.session.decode(&batch, Some(&mut forwarder)).map(|()| {
+                        Event::Done(Logits {
+                            vocabulary: self.vocabulary,
+                            values: self.session.logits().to_vec(),
+                        })
+                    });
+                    self.events.send(event).is_ok()
+                }
+                Call::Replay { batch, taps } => {
+                    let digest = self.replay(&batch, taps);
+                    self.digests.send(digest).is_ok()
+                }
+            };
+            if !heard {
                 return;
             }
         }
+    }
+
+    fn replay(&mut self, batch: &[BatchToken], taps: bool) -> Result<Digest, engine::Error> {
+        for token in batch {
+            self.session.rewind(token.sequence, token.position);
+        }
+        let mut dropped = Dropped { selection: &self.selection };
+        self.session.decode(batch, taps.then_some(&mut dropped as &mut dyn TapSink))?;
+        Ok(Digest::of(self.session.logits()))
+    }
+}
+
+/// Asks for the taps of a run and keeps none.
+struct Dropped<'a> {
+    selection: &'a LayerSelection,
+}
+
+impl TapSink for Dropped<'_> {
+    fn wants(&self, layer: Option<usize>) -> bool {
+        self.selection.contains(layer)
+    }
+
+    fn take(&mut self, _: Tap<'_>) -> ControlFlow<()> {
+        ControlFlow::Continue(())
     }
 }
 

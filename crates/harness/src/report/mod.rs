@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use crate::compare::known::KnownDivergence;
 use crate::compare::result::ViewCount;
+use crate::compare::tap_effect::TapEffect;
 use crate::compare::{Comparison, Counts, RunVerdict, TapResult, TapVerdict, TokenRecord};
 use crate::engines::ReferenceFailure;
 use crate::engines::reference::failure::DECODE;
@@ -40,6 +41,9 @@ pub struct Report {
     pub taps: Counts,
     /// The first result that diverged and is not known, in the order of evaluation.
     pub first_divergence: Option<FirstDivergence>,
+    /// Whether the logits are the same with taps on and off; `None` if the run did not get so far.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tap_effect: Option<TapEffect>,
     /// Why the reference failed, if it did.
     pub failure: Option<FailureReport>,
     /// The pure views by stem, with the reason why their values are compared elsewhere.
@@ -112,6 +116,7 @@ impl Report {
             first_divergence: FirstDivergence::find(&comparison, &manifest.run),
             manifest,
             taps: comparison.counts,
+            tap_effect: comparison.tap_effect,
             failure,
             views: comparison.views,
             known_divergences: comparison.known.entries().cloned().collect(),

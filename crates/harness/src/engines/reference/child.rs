@@ -23,7 +23,7 @@ use super::protocol::{
 };
 use crate::case::LayerSelection;
 use crate::compare::{logits, views};
-use crate::engines::BuildManifest;
+use crate::engines::{BuildManifest, Digest};
 use crate::exit::chain;
 use engine::tap::TapKey;
 
@@ -86,6 +86,9 @@ fn serve(input: impl Read, output: impl Write) -> anyhow::Result<()> {
             Request::Pieces { .. } => with(model.as_ref()).and_then(|model| pieces(model, &payload)),
             Request::Decode { tokens } => {
                 with(session.as_mut()).and_then(|session| decode(session, &tokens, &selection, &mut output))
+            }
+            Request::Replay { tokens, taps } => {
+                with(session.as_mut()).and_then(|session| replay(session, &tokens, &selection, taps))
             }
             Request::Clear => with(session.as_mut()).map(|session| {
                 session.kv_clear();
@@ -219,16 +222,7 @@ fn decode(
     selection: &Selection,
     out: &mut impl Write,
 ) -> Answer {
-    let batch: Vec<BatchToken> = tokens
-        .iter()
-        .map(|token| BatchToken {
-            token: token.token,
-            position: token.position,
-            sequence: token.sequence,
-            output: token.output,
-        })
-        .collect();
-    let outputs = tokens.iter().filter(|token| token.output).count();
+    let (batch, outputs) = batch_of(tokens);
     let mut forwarder = Forwarder { out, selection, layer: None, stop: None };
     let decoded = session.decode(&batch, Some(&mut forwarder));
     if let Some(stop) = forwarder.stop {
@@ -238,6 +232,33 @@ fn decode(
     let logits = logits_of(session, outputs)?;
     let response = Response::Logits { rows: outputs as u64, vocabulary: session.model().vocabulary() as u64 };
     Ok((response, bytemuck::cast_slice(logits).to_vec()))
+}
+
+/// The tokens as the reference takes them, and how many of them want logits.
+fn batch_of(tokens: &[WireToken]) -> (Vec<BatchToken>, usize) {
+    let batch = tokens.iter().map(|token| BatchToken {
+        token: token.token,
+        position: token.position,
+        sequence: token.sequence,
+        output: token.output,
+    });
+    (batch.collect(), tokens.iter().filter(|token| token.output).count())
+}
+
+/// Decodes tokens again that the cache holds already. Cells that are freed at the end of the cache are found first
+/// (llama.cpp, `llama_kv_cache_seq_rm`), so that the tokens come into the cells that they had.
+fn replay(session: &mut Session, tokens: &[WireToken], selection: &Selection, taps: bool) -> Answer {
+    let (batch, outputs) = batch_of(tokens);
+    for token in &batch {
+        if !session.kv_remove(token.sequence, token.position, -1) {
+            return Err(Stop::Answer(ErrorKind::Run, "the cache cannot forget its newest tokens".to_owned()));
+        }
+    }
+    // The same nodes are gathered as for a run, and nothing is sent.
+    let mut forwarder = Forwarder { out: &mut std::io::sink(), selection, layer: None, stop: None };
+    let visitor = taps.then_some(&mut forwarder as &mut dyn TapVisitor);
+    session.decode(&batch, visitor).map_err(run_error)?;
+    Ok((Response::Replayed { digest: Digest::of(logits_of(session, outputs)?) }, Vec::new()))
 }
 
 /// The logits of the last decode call, of which `outputs` tokens wanted some.

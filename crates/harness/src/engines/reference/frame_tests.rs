@@ -70,6 +70,7 @@ fn requests_survive_the_round_trip() {
             Request::Decode { tokens: vec![WireToken { token: 7, position: 1, sequence: 0, output: true }] },
             b"",
         ),
+        (Request::Replay { tokens: vec![], taps: true }, b""),
         (Request::Clear, b""),
         (Request::Time { position: 3, count: 2 }, &[1, 0, 0, 0, 2, 0, 0, 0]),
         (Request::Rest, b""),

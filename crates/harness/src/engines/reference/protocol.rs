@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::frame::{FrameError, MAX_PAYLOAD};
 use crate::case::LayerSelection;
-use crate::engines::BuildManifest;
+use crate::engines::{BuildManifest, Digest};
 
 /// Most bytes of a node's name: ggml keeps 64 with the final NUL.
 pub const MAX_NAME: usize = 63;
@@ -51,6 +51,13 @@ pub enum Request {
     Decode {
         /// The batch.
         tokens: Vec<WireToken>,
+    },
+    /// Decode the newest tokens of a sequence again in place of their cells [`Response::Replayed`].
+    Replay {
+        /// The tokens.
+        tokens: Vec<WireToken>,
+        /// Whether the taps are computed, and dropped.
+        taps: bool,
     },
     /// Empty the KV cache [`Response::Done`].
     Clear,
@@ -165,6 +172,11 @@ pub enum Response {
         /// Values per row.
         vocabulary: u64,
     },
+    /// The tokens are decoded again.
+    Replayed {
+        /// The digest of their logits.
+        digest: Digest,
+    },
     /// The request was carried out.
     Done,
     /// The tokens are decoded.
@@ -248,7 +260,12 @@ impl Message for Request {
         match self {
             Self::Tokenize { bytes } => Ok(*bytes),
             Self::Pieces { count } | Self::Time { count, .. } => product(&[*count, 4]),
-            Self::Load { .. } | Self::Session(_) | Self::Decode { .. } | Self::Clear | Self::Rest => Ok(0),
+            Self::Load { .. }
+            | Self::Session(_)
+            | Self::Decode { .. }
+            | Self::Replay { .. }
+            | Self::Clear
+            | Self::Rest => Ok(0),
         }
     }
 }
@@ -259,6 +276,7 @@ impl Message for Response {
             Self::Hello { .. }
             | Self::Ready { .. }
             | Self::SessionReady
+            | Self::Replayed { .. }
             | Self::Done
             | Self::Timed { .. }
             | Self::Error { .. } => Ok(0),

@@ -4,6 +4,7 @@ use super::group::Group;
 use super::layout::{LIST, field, field_name, flow, line, more, number};
 use crate::compare::logits::LogitMetrics;
 use crate::compare::result::LOGITS;
+use crate::compare::tap_effect::{Effect, TapEffect};
 use crate::compare::{TapVerdict, TokenRecord, TokenSource};
 use crate::report::Report;
 
@@ -32,6 +33,26 @@ pub(super) fn logits(out: &mut String, report: &Report) {
     if !measured.is_empty() {
         choices(out, &measured);
     }
+    if let Some(effect) = &report.tap_effect {
+        field(out, "taps", &tap_effect(effect));
+    }
+}
+
+fn tap_effect(effect: &TapEffect) -> String {
+    if (effect.subject, effect.reference) == (Effect::None, Effect::None) {
+        return format!("on and off give the same logits at position {} on both sides", effect.position);
+    }
+    let side = |effect| match effect {
+        Effect::None => "the same logits with taps on and off",
+        Effect::Changed => "other logits with taps off",
+        Effect::Unknown => "not known with taps off",
+    };
+    format!(
+        "at position {}: subject {}, reference {}",
+        effect.position,
+        side(effect.subject),
+        side(effect.reference)
+    )
 }
 
 fn choices(out: &mut String, measured: &[(usize, &LogitMetrics)]) {
