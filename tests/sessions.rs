@@ -92,6 +92,29 @@ fn the_size_of_the_micro_batch_changes_no_bit() {
     }
 }
 
+#[test]
+fn a_token_that_is_taken_back_decodes_to_the_same_logits() {
+    let folder = folder();
+    let path = model(folder.path(), &tiny());
+    let opened = Arc::new(Model::open(&path).expect("the model opens"));
+    let mut session = Session::new(opened, SETTINGS).expect("a session");
+    let ids = tokens(41, 512);
+    session.decode(&batch(&ids[..40], 0, |_| false), None).expect("it decodes");
+    let last = batch(&ids[40..], 40, |_| true);
+    session.decode(&last, None).expect("it decodes");
+    let (expected, cells) = (bits(session.logits()), session.cache().cells().clone());
+    for _ in 0..3 {
+        session.rewind(0, 40);
+        assert_eq!((session.cache().cells().used(), session.logits().len()), (40, 0));
+        session.decode(&last, None).expect("it decodes again");
+        assert_eq!(bits(session.logits()), expected);
+        assert_eq!(*session.cache().cells(), cells, "into the same cell");
+    }
+    // Without taking it back, the token attends to itself twice.
+    session.decode(&last, None).expect("it decodes");
+    assert_ne!(bits(session.logits()), expected);
+}
+
 /// Takes every tap and keeps none.
 struct Everything(usize);
 

@@ -1,5 +1,7 @@
 //! Builds the fake library, runs the check with it, and looks for processes that are left.
 
+#![allow(dead_code, reason = "every test binary uses a part of this module")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -7,8 +9,11 @@ use std::time::{Duration, Instant};
 
 use crate::common::{PARITY_CHECK, folder, model, outcome, tiny};
 
-/// The watchdog of every run.
+/// The watchdog of the runs that wait for it.
 pub(crate) const WATCHDOG: Duration = Duration::from_secs(1);
+
+/// The watchdog of all others: a busy machine must not be taken for a hang.
+const PATIENCE: Duration = Duration::from_secs(100);
 
 /// Prompt and steps of every run: a batch of three tokens, then two of one.
 const WORK: [&str; 4] = ["--tokens", "5,6,7", "-n", "2"];
@@ -55,19 +60,18 @@ impl Fake {
 
     /// Runs the check with another library.
     pub(crate) fn check_with(&self, library: &Path, script: &str) -> Outcome {
-        self.check_flags(library, script, &[])
+        self.check_within(library, script, PATIENCE)
     }
 
-    /// Runs the check with further flags.
-    pub(crate) fn check_flags(&self, library: &Path, script: &str, flags: &[&str]) -> Outcome {
+    /// Runs the check with another watchdog.
+    pub(crate) fn check_within(&self, library: &Path, script: &str, watchdog: Duration) -> Outcome {
         let run = unique();
         let report = self.folder.path().join(format!("{run}.json"));
         let started = Instant::now();
         let output = self
             .command(library, script, &run)
-            .args(["--reference-timeout", "1"])
+            .args(["--reference-timeout", &watchdog.as_secs().to_string()])
             .args(["--report", &format!("json={}", report.display())])
-            .args(flags)
             .output()
             .expect("the binary runs");
         let time = started.elapsed();
@@ -75,6 +79,17 @@ impl Fake {
         let report = std::fs::read(&report)
             .map_or(serde_json::Value::Null, |bytes| serde_json::from_slice(&bytes).expect("JSON"));
         Outcome { code, stdout, stderr, report, time, run }
+    }
+
+    /// Runs any command of the binary with a script; `{model}` and `{library}` stand for the two files.
+    pub(crate) fn run(&self, script: &str, arguments: &[&str]) -> (i32, String, String) {
+        let text = |path: &Path| path.display().to_string();
+        let arguments = arguments.iter().map(|argument| {
+            argument.replace("{model}", &text(&self.model)).replace("{library}", &text(&self.library))
+        });
+        let mut command = Command::new(PARITY_CHECK);
+        command.args(arguments).env("FAKE_REFERENCE", script).env_remove("BITNET_KERNEL");
+        outcome(&command.output().expect("the binary runs"))
     }
 
     /// Kills the harness once the fault has happened.
