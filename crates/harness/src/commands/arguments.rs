@@ -12,9 +12,11 @@ use engine::model::HyperParameters;
 
 use super::paths::{Named, check_distinct};
 use crate::case::{LayerSelection, LogitSelection, MAX_MICRO_BATCH, ModeSelection};
-use crate::compare::OracleUse;
+use crate::compare::{OracleUse, Tolerances};
 use crate::engines::ReferenceOptions;
+use crate::engines::reference::protocol::Build;
 use crate::exit::Failure;
+use crate::report::manifest::quoted;
 use crate::report::output::{self, ReportFile};
 use crate::report::{Detail, Format};
 
@@ -84,9 +86,18 @@ pub struct RunArgs {
     #[arg(long, value_name = "NAME", value_parser = parse_kernel)]
     pub kernel: Option<KernelChoice>,
 
+    /// Build of the reference
+    #[arg(long = "reference", value_enum, default_value_t = Build::Canonical, conflicts_with = "reference_library")]
+    pub reference_build: Build,
+
     /// Library to use as the reference in place of the built-in canonical build
     #[arg(long = "reference-lib", value_name = "PATH")]
     pub reference_library: Option<PathBuf>,
+
+    /// How far results may be from those of a reference that promises no exactness (TOML, see `noise`): for
+    /// --reference upstream and --reference-lib. Without it every bit counts
+    #[arg(long, value_name = "FILE.toml")]
+    pub tolerances: Option<PathBuf>,
 
     /// Seconds of silence after which the reference counts as hung
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = value_parser!(u64).range(1..=86_400))]
@@ -173,6 +184,19 @@ pub(super) fn this_executable() -> Result<PathBuf, Failure> {
         .map_err(|error| Failure::internal(anyhow::Error::new(error).context("find this executable")))
 }
 
+/// Whether `build` is in this program; `flag` asked for it.
+///
+/// # Errors
+/// Exit 4: it is not.
+pub(super) fn require(build: Build, flag: &str) -> Result<(), Failure> {
+    if build == Build::Upstream && cfg!(not(feature = "upstream-build")) {
+        return Err(Failure::usage(anyhow!(
+            "{flag} upstream: this program was built without the cargo feature `upstream-build`"
+        )));
+    }
+    Ok(())
+}
+
 pub(super) fn parse_kernel(name: &str) -> Result<KernelChoice, engine::Error> {
     if name == "auto" { Ok(KernelChoice::Auto) } else { name.parse().map(KernelChoice::Named) }
 }
@@ -191,6 +215,7 @@ impl RunArgs {
             prompt.map(|path| named("the prompt's file", path)),
             self.reference_library.as_deref().map(|path| named("the reference's library", path)),
             self.known_divergences.as_deref().map(|path| named("--known-divergences", path)),
+            self.tolerances.as_deref().map(|path| named("--tolerances", path)),
         ]
         .into_iter()
         .flatten()
@@ -230,11 +255,40 @@ impl RunArgs {
         kernel(self.kernel)
     }
 
+    /// The table of tolerances, where there is one.
+    ///
+    /// # Errors
+    /// Exit 4: it is given for the canonical build, which has none, or is no table.
+    pub fn tolerances(&self) -> Result<Option<Tolerances>, Failure> {
+        let canonical = self.reference_build == Build::Canonical && self.reference_library.is_none();
+        match &self.tolerances {
+            Some(_) if canonical => Err(Failure::usage(anyhow!(
+                "--tolerances: the canonical build is compared bit for bit; a table is for --reference upstream and \
+                 --reference-lib"
+            ))),
+            Some(path) => Tolerances::read(path).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The flags that choose the reference's build and the tolerances, as a command line repeats them.
+    pub fn reference_flags(&self) -> String {
+        let mut flags = String::new();
+        if self.reference_build != Build::Canonical {
+            flags += &format!(" --reference {}", self.reference_build.name());
+        }
+        if let Some(path) = &self.tolerances {
+            flags += &format!(" --tolerances {}", quoted(path));
+        }
+        flags
+    }
+
     /// How the reference is started.
     ///
     /// # Errors
-    /// Exit 5: the path of this executable is not known.
+    /// Exit 4: the build is not in this program. Exit 5: the path of this executable is not known.
     pub fn reference(&self) -> Result<ReferenceOptions, Failure> {
+        require(self.reference_build, "--reference")?;
         Ok(ReferenceOptions {
             executable: this_executable()?,
             library: self.reference_library.clone(),

@@ -118,11 +118,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
     for report in &args.reports {
         output::check_writable(&report.path)?;
     }
-    if args.against == Build::Upstream && cfg!(not(feature = "upstream-build")) {
-        return Err(Failure::usage(anyhow!(
-            "--against upstream: this program was built without the cargo feature `upstream-build`"
-        )));
-    }
+    arguments::require(args.against, "--against")?;
     let path = args
         .model_position
         .as_deref()

@@ -105,6 +105,7 @@ pub fn check(model: &ModelUnderTest<'_>, args: &RunArgs, default_steps: usize) -
         check_tokens(tokens, opened.hyper().vocabulary)?;
     }
     let known_divergences = known_divergences(args)?;
+    let tolerances = args.tolerances()?;
     let hash = ModelHash::start(model.path);
 
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
@@ -119,6 +120,7 @@ pub fn check(model: &ModelUnderTest<'_>, args: &RunArgs, default_steps: usize) -
     let known = known_run(&prompt, steps, &model.layers, args);
     let mut run = Run::new(model, &opened, threads, known);
     run.comparison.known = known_divergences;
+    run.comparison.tolerances = tolerances;
     let outcome = run.execute(model, &opened, args, &prompt, steps, started);
     let failure = match outcome {
         Ok(()) => None,
@@ -247,7 +249,8 @@ impl Run {
     ) -> Result<(), Stop> {
         let hyper = model.hyper();
         let kernel = args.kernel()?;
-        let mut reference = Reference::start(&args.reference()?, under_test.path)?;
+        let mut reference =
+            Reference::start_build(&args.reference()?, args.reference_build, under_test.path)?;
         self.manifest.reference = Some(reference.describe());
         reference.expect_sizes(hyper.vocabulary, hyper.layers)?;
         let tokens = prompt.tokens(&mut reference)?;
@@ -270,7 +273,8 @@ impl Run {
             seed: under_test.seed,
         };
         let library = args.reference_library.as_deref();
-        self.manifest.run = RunManifest::new(&case, prompt.origin(), &under_test.invocation, library);
+        let invocation = format!("{}{}", under_test.invocation, args.reference_flags());
+        self.manifest.run = RunManifest::new(&case, prompt.origin(), &invocation, library);
         let mut subject = Subject::new(Arc::clone(model), &case.settings).map_err(Failure::usage)?;
         self.manifest.subject = Some(subject.describe());
         let mode = case.settings.mode;

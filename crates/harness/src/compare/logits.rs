@@ -49,6 +49,13 @@ pub fn greedy(row: &[f32]) -> Option<usize> {
     (!row.is_empty()).then_some(best)
 }
 
+/// How far the last row's logit of token `other` is below that of token `top`; `None` without both of them.
+pub fn margin(logits: &Logits, other: Option<i32>, top: Option<i32>) -> Option<f64> {
+    let row = logits.last_row()?;
+    let value = |token: Option<i32>| Some(f64::from(*row.get(usize::try_from(token?).ok()?)?));
+    Some(value(top)? - value(other)?)
+}
+
 /// Measures two sets of logits of the same shape.
 pub fn measure(subject: &Logits, reference: &Logits) -> LogitMetrics {
     let width = reference.vocabulary.max(1);
@@ -164,6 +171,16 @@ mod tests {
         (s[7], s[0]) = (0.0, 7.0);
         assert_eq!(measure(&logits(8, &s), &logits(8, &r)).top5_overlap, Some(0.8));
         assert_eq!(top5(&[1.0, 1.0, 1.0, 1.0, 1.0, 1.0]), [0, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_margin_needs_two_tokens_of_the_last_row() {
+        let rows = logits(2, &[9.0, 9.0, 1.5, 2.0]);
+        assert_eq!(margin(&rows, Some(0), Some(1)), Some(0.5));
+        for (other, top) in [(None, Some(1)), (Some(0), None), (Some(2), Some(1)), (Some(-1), Some(1))] {
+            assert_eq!(margin(&rows, other, top), None);
+        }
+        assert_eq!(margin(&logits(2, &[]), Some(0), Some(1)), None);
     }
 
     #[test]

@@ -20,6 +20,7 @@ use super::logits;
 use super::metrics::Metrics;
 use super::result::{GREEDY_TOKEN, LOGITS, TapResult, TokenRecord, TokenSource, ViewCount};
 use super::tap_effect::TapEffect;
+use super::tolerance::Tolerances;
 use super::verdict::{Counts, TapVerdict};
 use crate::case::{Case, LayerSelection};
 use crate::engines::EngineFailure;
@@ -72,6 +73,8 @@ pub struct Comparison {
     pub decode_time: Duration,
     /// The differences that are expected.
     pub known: KnownDivergences,
+    /// What may differ, for a reference that promises no exactness.
+    pub tolerances: Option<Tolerances>,
     /// What looking changes, where it was checked.
     pub tap_effect: Option<TapEffect>,
     /// The end of the last decode call.
@@ -180,6 +183,9 @@ impl Comparison {
         };
         let end = run_batch(engines, batch, &mut visit);
         let mut results = visit.finish();
+        if let Some(tolerances) = &mut self.tolerances {
+            results.iter_mut().for_each(|result| tolerances.apply(result));
+        }
         self.causes.explain(&mut results, &mut self.known);
         let left_out = end.as_ref().map_or(0, |end| end.not_selected);
         for (place, result) in results.into_iter().enumerate() {
@@ -228,6 +234,9 @@ impl Comparison {
         result.token = row.and_then(|row| shape.outputs.get(row).copied());
         result.metrics = judgement.metrics;
         result.logits = measured;
+        if let Some(tolerances) = &mut self.tolerances {
+            tolerances.apply(&mut result);
+        }
         self.causes.explain(std::slice::from_mut(&mut result), &mut self.known);
         // The logits come last: whatever was left out of this batch is counted.
         self.note_unselected(&result, false);
@@ -252,6 +261,10 @@ impl Comparison {
             );
             let batch = self.batches.saturating_sub(1);
             let mut result = TapResult::bare(GREEDY_TOKEN.to_owned(), None, batch, reason, verdict);
+            let margin = logits::margin(&end.reference, subject, reference);
+            if let (Some(tolerances), Some(margin)) = (&mut self.tolerances, margin) {
+                tolerances.apply_distance(&mut result, margin);
+            }
             self.causes.explain(std::slice::from_mut(&mut result), &mut self.known);
             self.push(result);
         }

@@ -16,6 +16,7 @@ use serde::Serialize;
 use crate::compare::known::KnownDivergence;
 use crate::compare::result::ViewCount;
 use crate::compare::tap_effect::TapEffect;
+use crate::compare::tolerance::{ToleranceReport, Tolerances};
 use crate::compare::{Comparison, Counts, RunVerdict, TapResult, TapVerdict, TokenRecord};
 use crate::engines::ReferenceFailure;
 use crate::engines::reference::failure::DECODE;
@@ -44,6 +45,9 @@ pub struct Report {
     /// Whether the logits are the same with taps on and off; `None` if the run did not get so far.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tap_effect: Option<TapEffect>,
+    /// The table of tolerances, where one was used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tolerances: Option<ToleranceReport>,
     /// Why the reference failed, if it did.
     pub failure: Option<FailureReport>,
     /// The pure views by stem, with the reason why their values are compared elsewhere.
@@ -117,6 +121,7 @@ impl Report {
             manifest,
             taps: comparison.counts,
             tap_effect: comparison.tap_effect,
+            tolerances: comparison.tolerances.as_ref().map(Tolerances::report),
             failure,
             views: comparison.views,
             known_divergences: comparison.known.entries().cloned().collect(),

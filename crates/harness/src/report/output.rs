@@ -128,7 +128,19 @@ pub fn write_rendered<F: Copy>(
     outcome
 }
 
-fn write_stdout(text: &str) -> Result<(), Failure> {
+/// Writes a text to a file in one step.
+///
+/// # Errors
+/// [`Failure::output`] names the file.
+pub fn write_text(path: &Path, text: &str) -> Result<(), Failure> {
+    write_file(path, text.as_bytes()).map_err(|error| Failure::output(path, error))
+}
+
+/// Writes a text to stdout. A reader that goes away early is not an error.
+///
+/// # Errors
+/// [`Failure::output`].
+pub fn write_stdout(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {

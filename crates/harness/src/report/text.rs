@@ -10,6 +10,7 @@ mod layout;
 mod origins;
 mod outcome;
 mod taps;
+mod tolerances;
 mod views;
 
 use layout::line;
@@ -27,6 +28,7 @@ pub fn render(report: &Report, detail: Detail) -> String {
     views::render(&mut out, report);
     outcome::logits(&mut out, report);
     outcome::tokens(&mut out, report);
+    tolerances::render(&mut out, report);
     findings::render(&mut out, report);
     let timing = report.timing_ms;
     line(
