@@ -13,6 +13,7 @@ use crate::commands;
 use crate::commands::bench::BenchArgs;
 use crate::commands::check::CheckArgs;
 use crate::commands::demo::DemoArgs;
+use crate::commands::noise::NoiseArgs;
 use crate::commands::synth::SynthArgs;
 use crate::exit::{EXIT_CODE_TABLE, ExitCode, Failure};
 
@@ -50,6 +51,9 @@ pub enum Command {
     /// Compare the speed of both engines on a model
     #[command(after_help = EXIT_CODE_TABLE)]
     Bench(Box<BenchArgs>),
+    /// Measure how far two builds of the reference are apart, and write it as a table of tolerances
+    #[command(after_help = EXIT_CODE_TABLE)]
+    Noise(Box<NoiseArgs>),
     /// Write a synthetic model that both engines load
     #[command(after_help = EXIT_CODE_TABLE)]
     Synth(Box<SynthArgs>),
@@ -93,6 +97,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, Failure> {
         Some(Command::Check(args)) => commands::check::run(args),
         Some(Command::Demo(args)) => commands::demo::run(args),
         Some(Command::Bench(args)) => commands::bench::run(args),
+        Some(Command::Noise(args)) => commands::noise::run(args),
         Some(Command::Synth(args)) => commands::synth::run(args),
         Some(Command::Reference) => commands::reference_child::run(),
     }

@@ -67,6 +67,11 @@ impl Failure {
         Self { code: ExitCode::ReferenceFailed, error: error.into() }
     }
 
+    /// An error with the exit code of a verdict.
+    pub fn with_code(code: ExitCode, error: impl Into<anyhow::Error>) -> Self {
+        Self { code, error: error.into() }
+    }
+
     /// Exit 5: this program or the machine is to blame.
     pub fn internal(error: impl Into<anyhow::Error>) -> Self {
         Self { code: ExitCode::Internal, error: error.into() }

@@ -5,6 +5,7 @@ pub mod bench;
 pub mod check;
 pub mod demo;
 mod model_hash;
+pub mod noise;
 mod paths;
 mod progress;
 mod prompt;

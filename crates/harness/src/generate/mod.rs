@@ -39,6 +39,7 @@ pub use engine::model::Architecture;
 pub use error::GenerateError;
 pub use presets::Preset;
 pub use spec::{HeadType, ModelSpec, architecture};
+pub use stream::token_ids;
 pub use vocabulary::Vocabulary;
 
 /// What [`write_model`] wrote.

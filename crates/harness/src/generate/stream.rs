@@ -23,6 +23,12 @@ pub(super) fn below(rng: &mut ChaCha8Rng, len: usize) -> usize {
     ((u128::from(rng.next_u64()) * len as u128) >> 64) as usize
 }
 
+/// `count` token ids of a vocabulary, a prompt without meaning; another `name` is another prompt.
+pub fn token_ids(seed: u64, name: &str, count: usize, vocabulary: usize) -> Vec<i32> {
+    let mut rng = of(seed, name);
+    (0..count).map(|_| i32::try_from(below(&mut rng, vocabulary)).unwrap_or(i32::MAX)).collect()
+}
+
 /// FNV-1a, 64 bits. Two names with the same hash would get the same stream.
 fn fnv1a(name: &str) -> u64 {
     name.bytes()
@@ -47,6 +53,15 @@ mod tests {
         assert_eq!(first(1, "a"), first(1, "a"));
         assert_ne!(first(1, "a"), first(2, "a"));
         assert_ne!(first(1, "a"), first(1, "b"));
+    }
+
+    #[test]
+    fn token_ids_are_of_the_vocabulary_and_of_their_name() {
+        let ids = token_ids(0, "a", 500, 7);
+        assert!(ids.len() == 500 && ids.iter().all(|id| (0..7).contains(id)));
+        assert!((0..7).all(|id| ids.contains(&id)), "every token occurs");
+        assert_eq!(ids, token_ids(0, "a", 500, 7));
+        assert_ne!(ids, token_ids(0, "b", 500, 7));
     }
 
     #[test]
