@@ -181,7 +181,7 @@ impl Op {
 /// One op with its inputs and the name and shape of its output.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
-    /// ggml's callback name; not unique (see [`TapNames`](crate::tap::TapNames)).
+    /// ggml's callback name; not unique (see [`TapNames`]).
     pub name: String,
     /// The layer, `None` before the first and behind the last.
     pub layer: Option<usize>,
