@@ -14,6 +14,7 @@ use crate::commands::bench::BenchArgs;
 use crate::commands::check::CheckArgs;
 use crate::commands::demo::DemoArgs;
 use crate::commands::noise::NoiseArgs;
+use crate::commands::selftest::SelftestArgs;
 use crate::commands::synth::SynthArgs;
 use crate::exit::{EXIT_CODE_TABLE, ExitCode, Failure};
 
@@ -54,6 +55,9 @@ pub enum Command {
     /// Measure how far two builds of the reference are apart, and write it as a table of tolerances
     #[command(after_help = EXIT_CODE_TABLE)]
     Noise(Box<NoiseArgs>),
+    /// Plant known faults in the subject, one at a time, and report which are found, and where
+    #[command(after_help = EXIT_CODE_TABLE)]
+    Selftest(Box<SelftestArgs>),
     /// Write a synthetic model that both engines load
     #[command(after_help = EXIT_CODE_TABLE)]
     Synth(Box<SynthArgs>),
@@ -98,6 +102,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, Failure> {
         Some(Command::Demo(args)) => commands::demo::run(args),
         Some(Command::Bench(args)) => commands::bench::run(args),
         Some(Command::Noise(args)) => commands::noise::run(args),
+        Some(Command::Selftest(args)) => commands::selftest::run(args),
         Some(Command::Synth(args)) => commands::synth::run(args),
         Some(Command::Reference) => commands::reference_child::run(),
     }

@@ -20,6 +20,7 @@ pub mod compare;
 pub mod dump;
 pub mod engines;
 pub mod exit;
+pub mod faults;
 pub mod generate;
 pub mod oracle;
 pub mod report;

@@ -10,4 +10,5 @@ mod paths;
 mod progress;
 mod prompt;
 pub mod reference_child;
+pub mod selftest;
 pub mod synth;

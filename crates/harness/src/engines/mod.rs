@@ -225,6 +225,9 @@ pub enum EngineFailure {
     /// A thread of this process is gone: it panicked, and the panic's message is on stderr.
     #[error("the thread `{0}` panicked")]
     Panicked(&'static str),
+    /// A recorded run was asked for something else than what was recorded.
+    #[error("the recorded run does not go on like this: {0}")]
+    NotRecorded(&'static str),
 }
 
 impl From<ReferenceFailure> for EngineFailure {

@@ -9,6 +9,7 @@ mod head;
 mod layout;
 mod origins;
 mod outcome;
+mod selftest;
 mod taps;
 mod tolerances;
 mod views;
@@ -19,6 +20,7 @@ use super::{Detail, Report};
 
 pub use bench::render as render_bench;
 pub use layout::WIDTH;
+pub use selftest::render as render_selftest;
 
 /// Renders the report; `detail` chooses the tables of taps.
 pub fn render(report: &Report, detail: Detail) -> String {

@@ -1,0 +1,275 @@
+//! The selftest: every fault of the catalogue on every scene, and runs without a fault.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde::Serialize;
+
+use super::catalogue::{CATALOGUE, FaultKind};
+use super::scene::{Scene, SceneError};
+use super::site::Fault;
+use super::trial::{CleanRun, Finding, Rig, Trial, TrialError, clean_run_of};
+use crate::compare::RunVerdict;
+use crate::engines::{EngineFailure, Reference, ReferenceFailure, ReferenceOptions};
+use crate::exit::ExitCode;
+use crate::generate::Preset;
+
+/// The least share of the effective faults that has to be detected.
+const LEAST_DETECTED: f64 = 0.98;
+
+/// What a selftest is to do.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Layers per kind of fault.
+    pub sites: usize,
+    /// The only kind, or all.
+    pub only: Option<&'static FaultKind>,
+    /// Runs without a fault.
+    pub clean_runs: usize,
+    /// Faults that are tried at the same time.
+    pub workers: usize,
+}
+
+/// Why a selftest ended early.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SelftestError {
+    /// There is no model to test on.
+    #[error(transparent)]
+    Scene(#[from] SceneError),
+    /// A trial came to nothing.
+    #[error(transparent)]
+    Trial(#[from] TrialError),
+    /// The reference failed.
+    #[error(transparent)]
+    Reference(#[from] ReferenceFailure),
+    /// A thread of this process panicked; the panic's message is on stderr.
+    #[error("a thread panicked")]
+    Panicked,
+}
+
+/// One fault on one model.
+#[derive(Debug, Clone, Serialize)]
+pub struct FaultResult {
+    /// `KIND@LAYER` or `KIND`, as `bisect --fault` takes it.
+    pub fault: String,
+    /// The kind.
+    pub kind: &'static str,
+    /// What the subject does wrong.
+    pub about: &'static str,
+    /// The layer; `null` for a fault that is planted once.
+    pub site: Option<usize>,
+    /// The model.
+    pub model: String,
+    /// Why the fault does not apply to the model.
+    pub not_applicable: Option<String>,
+    /// Whether the fault changes any bit of any tap, of the logits or of the cache.
+    pub effective: bool,
+    /// Whether the run's verdict was anything but parity.
+    pub detected: bool,
+    /// Whether the first finding was the expected tap, in the batch of the first effect.
+    pub localised: bool,
+    /// The tap that has to be named.
+    pub expected_tap: Option<String>,
+    /// The tap of the first finding.
+    pub found_tap: Option<String>,
+    /// Where else the first finding is.
+    pub found: Option<Finding>,
+}
+
+/// A run without a fault that was not clean.
+#[derive(Debug, Clone, Serialize)]
+pub struct FalseAlarm {
+    /// The model.
+    pub model: String,
+    /// The verdict.
+    pub verdict: RunVerdict,
+    /// The first finding.
+    pub found: Option<Finding>,
+}
+
+/// What a selftest found.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Findings {
+    /// Every fault on every model.
+    pub faults: Vec<FaultResult>,
+    /// Runs without a fault.
+    pub clean_runs: usize,
+    /// Those of them that were not clean.
+    pub alarms: Vec<FalseAlarm>,
+}
+
+/// Counts over the faults.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Tally {
+    /// Faults that were planted.
+    pub planted: usize,
+    /// Those that change a bit.
+    pub effective: usize,
+    /// Effective ones that were detected.
+    pub detected: usize,
+    /// Detected ones that were localised.
+    pub localised: usize,
+    /// Planted ones that provably change nothing.
+    pub without_effect: usize,
+    /// Faults that do not apply to their model.
+    pub not_applicable: usize,
+}
+
+impl Findings {
+    /// The counts.
+    pub fn tally(&self) -> Tally {
+        let count =
+            |wanted: fn(&FaultResult) -> bool| self.faults.iter().filter(|fault| wanted(fault)).count();
+        let not_applicable = count(|fault| fault.not_applicable.is_some());
+        let effective = count(|fault| fault.effective);
+        Tally {
+            planted: self.faults.len() - not_applicable,
+            effective,
+            detected: count(|fault| fault.effective && fault.detected),
+            localised: count(|fault| fault.effective && fault.localised),
+            without_effect: self.faults.len() - not_applicable - effective,
+            not_applicable,
+        }
+    }
+
+    /// Exit 0 if at least 98 % of the effective faults were detected, each of them localised, and no clean run
+    /// raised an alarm; 2 if there was nothing to detect; else 1. A fault without an effect that is "detected"
+    /// is a false alarm as well.
+    pub fn exit_code(&self) -> ExitCode {
+        let tally = self.tally();
+        let phantom = self.faults.iter().any(|fault| !fault.effective && fault.detected);
+        let rate = tally.detected as f64 / tally.effective.max(1) as f64;
+        if !self.alarms.is_empty() || phantom {
+            ExitCode::Divergence
+        } else if tally.effective == 0 {
+            ExitCode::Incomplete
+        } else if rate < LEAST_DETECTED || tally.localised < tally.detected {
+            ExitCode::Divergence
+        } else {
+            ExitCode::Parity
+        }
+    }
+
+    /// Tries every fault of `plan` on `scene`; a scene that is not clean without a fault is an alarm, and no fault
+    /// is tried on it.
+    ///
+    /// # Errors
+    /// [`SelftestError`].
+    pub fn try_scene(
+        &mut self,
+        plan: &Plan,
+        scene: &Scene,
+        reference: &ReferenceOptions,
+        progress: &(dyn Fn(&str) + Sync),
+    ) -> Result<(), SelftestError> {
+        let mut process = Reference::start(reference, &scene.case.model)?;
+        let rig = Rig::new(scene.case.clone(), &mut process)?;
+        drop(process);
+        self.clean_runs += 1;
+        if !self.note_clean(&scene.name, rig.clean_run()?) {
+            return Ok(());
+        }
+        let layers = rig.layers();
+        let kinds = CATALOGUE.kinds().filter(|kind| plan.only.is_none_or(|only| std::ptr::eq(only, *kind)));
+        let faults: Vec<Fault> = kinds.flat_map(|kind| Fault::of_kind(kind, layers, plan.sites)).collect();
+        let trials = in_parallel(plan.workers, &faults, |fault| {
+            progress(&format!("{}: {fault}", scene.name));
+            rig.try_fault(*fault)
+        })?;
+        for trial in trials {
+            self.faults.push(FaultResult::new(&scene.name, &trial?));
+        }
+        Ok(())
+    }
+
+    /// Runs scenes without any fault, against the reference itself, all of them new.
+    ///
+    /// # Errors
+    /// [`SelftestError`].
+    pub fn run_clean(
+        &mut self,
+        plan: &Plan,
+        scene: impl Fn(u64) -> Result<Scene, SceneError> + Sync,
+        reference: &ReferenceOptions,
+        progress: &(dyn Fn(&str) + Sync),
+    ) -> Result<(), SelftestError> {
+        let seeds: Vec<u64> = (1..=plan.clean_runs as u64).collect();
+        let runs = in_parallel(plan.workers, &seeds, |seed| {
+            let scene = scene(*seed)?;
+            progress(&format!("clean: {}", scene.name));
+            let mut process = Reference::start(reference, &scene.case.model)?;
+            Ok::<_, SelftestError>((scene.name.clone(), clean_run_of(&scene.case, &mut process)?))
+        })?;
+        for run in runs {
+            let (name, run) = run?;
+            self.clean_runs += 1;
+            self.note_clean(&name, run);
+        }
+        Ok(())
+    }
+
+    fn note_clean(&mut self, model: &str, CleanRun { verdict, found }: CleanRun) -> bool {
+        let clean = verdict == RunVerdict::Parity;
+        if !clean {
+            self.alarms.push(FalseAlarm { model: model.to_owned(), verdict, found });
+        }
+        clean
+    }
+}
+
+/// The scenes that clean runs are made on: tiny models of different seeds.
+///
+/// # Errors
+/// [`SceneError`].
+pub fn clean_scene(seed: u64) -> Result<Scene, SceneError> {
+    Scene::plain(Preset::Tiny, seed)
+}
+
+impl FaultResult {
+    fn new(model: &str, trial: &Trial) -> Self {
+        Self {
+            fault: trial.fault.to_string(),
+            kind: trial.fault.kind.name,
+            about: trial.fault.kind.about,
+            site: trial.fault.layer,
+            model: model.to_owned(),
+            not_applicable: trial.not_applicable.clone(),
+            effective: trial.effect.is_some(),
+            detected: trial.detected,
+            localised: trial.localised(),
+            expected_tap: trial.expected.clone(),
+            found_tap: trial.found.as_ref().map(|found| found.tap.clone()),
+            found: trial.found.clone(),
+        }
+    }
+}
+
+impl From<EngineFailure> for SelftestError {
+    fn from(failure: EngineFailure) -> Self {
+        Self::Trial(failure.into())
+    }
+}
+
+/// Runs `work` on every item, `workers` at a time; results are in the order of the items.
+fn in_parallel<T: Sync, R: Send>(
+    workers: usize,
+    items: &[T],
+    work: impl Fn(&T) -> R + Sync,
+) -> Result<Vec<R>, SelftestError> {
+    let next = AtomicUsize::new(0);
+    let worker = || {
+        let mut results = Vec::new();
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(index) else { return results };
+            results.push((index, work(item)));
+        }
+    };
+    let mut results = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..workers.max(1)).map(|_| scope.spawn(worker)).collect();
+        let joined = threads.into_iter().map(|thread| thread.join().map_err(|_| SelftestError::Panicked));
+        joined.collect::<Result<Vec<_>, _>>().map(|parts| parts.into_iter().flatten().collect::<Vec<_>>())
+    })?;
+    results.sort_by_key(|(index, _)| *index);
+    Ok(results.into_iter().map(|(_, result)| result).collect())
+}

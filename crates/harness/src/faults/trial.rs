@@ -1,0 +1,235 @@
+//! Trying a fault: the faulty subject against the recorded reference, and what the comparison says of it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use engine::model::Model;
+use serde::Serialize;
+
+use super::delivery::Altered;
+use super::effect::{CacheContents, Effect, first_effect};
+use super::plant::{PlantError, Planted};
+use super::recording::{Recording, Replay};
+use super::site::Fault;
+use crate::case::Case;
+use crate::compare::align::Aligned;
+use crate::compare::lockstep::Engines;
+use crate::compare::run::{Observer, RunError};
+use crate::compare::{Comparison, Mode, RunVerdict, TapResult, TapVerdict};
+use crate::engines::{Engine, EngineFailure, EngineManifest, Reference, Subject};
+use crate::exit::Failure;
+
+/// A model and a case with the reference's side recorded, on which faults are tried.
+#[derive(Debug)]
+pub struct Rig {
+    case: Case,
+    reference: Arc<Recording>,
+    subject: EngineManifest,
+    layers: usize,
+    clean: Recording,
+    clean_cache: CacheContents,
+}
+
+/// Why a trial, or a rig, came to nothing.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrialError {
+    /// The engine refuses the model or the settings.
+    #[error(transparent)]
+    Engine(#[from] engine::Error),
+    /// An engine failed in the middle of a run.
+    #[error(transparent)]
+    Run(#[from] EngineFailure),
+    /// A fault cannot be planted although its place is there.
+    #[error("{fault}: {source}")]
+    Plant {
+        /// The fault.
+        fault: String,
+        /// Why.
+        source: PlantError,
+    },
+}
+
+/// The first finding of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// The tap.
+    pub tap: String,
+    /// The decode call, counted from 0.
+    pub batch: usize,
+    /// On what inputs the subject computed it.
+    pub mode: Mode,
+}
+
+/// What came of a fault.
+#[derive(Debug)]
+pub struct Trial {
+    /// The fault.
+    pub fault: Fault,
+    /// The tap that has to be named; `None` where the fault does not apply.
+    pub expected: Option<String>,
+    /// Why the fault does not apply to the model.
+    pub not_applicable: Option<String>,
+    /// The first bit that it changes; `None` if it provably changes none.
+    pub effect: Option<Effect>,
+    /// Whether the run's verdict was anything but parity.
+    pub detected: bool,
+    /// The first finding.
+    pub found: Option<Finding>,
+}
+
+impl Trial {
+    /// Whether the first finding is the tap of the node that the fault is in, in the batch in which the fault
+    /// first changes a bit.
+    pub fn localised(&self) -> bool {
+        let (Some(found), Some(effect)) = (&self.found, &self.effect) else { return false };
+        self.detected && Some(&found.tap) == self.expected.as_ref() && found.batch == effect.batch
+    }
+}
+
+/// Whether a run without a fault was clean, and if not, what it found.
+#[derive(Debug)]
+pub struct CleanRun {
+    /// The verdict.
+    pub verdict: RunVerdict,
+    /// The first finding.
+    pub found: Option<Finding>,
+}
+
+impl Rig {
+    /// Records the reference and the subject on `case`.
+    ///
+    /// # Errors
+    /// [`TrialError`].
+    pub fn new(case: Case, reference: &mut Reference) -> Result<Self, TrialError> {
+        let model = open(&case.model)?;
+        reference.open_session(&case.settings).map_err(EngineFailure::from)?;
+        let recorded = Recording::record(&case, reference)?;
+        let mut subject = Subject::new(Arc::clone(&model), &case.settings)?;
+        let clean = Recording::record(&case, &mut subject)?;
+        let layers = model.hyper().layers;
+        let clean_cache = CacheContents::after(model, &case.settings, &clean)?;
+        let subject = subject.describe();
+        Ok(Self { case, reference: Arc::new(recorded), subject, layers, clean, clean_cache })
+    }
+
+    /// The case.
+    pub fn case(&self) -> &Case {
+        &self.case
+    }
+
+    /// Layers of the model.
+    pub fn layers(&self) -> usize {
+        self.layers
+    }
+
+    /// What the subject is.
+    pub fn subject(&self) -> &EngineManifest {
+        &self.subject
+    }
+
+    /// The run without any fault.
+    ///
+    /// # Errors
+    /// [`TrialError`].
+    pub fn clean_run(&self) -> Result<CleanRun, TrialError> {
+        let mut subject = Subject::new(open(&self.case.model)?, &self.case.settings)?;
+        let comparison = self.compare(&mut subject)?;
+        Ok(clean_run(&comparison))
+    }
+
+    /// Plants `fault` into a subject of its own, finds out whether it has an effect, and compares.
+    ///
+    /// # Errors
+    /// [`TrialError`]. A model that a fault does not apply to is not an error.
+    pub fn try_fault(&self, fault: Fault) -> Result<Trial, TrialError> {
+        let mut model = Model::open(&self.case.model)?;
+        let Planted { expected, delivery } = match fault.plant(&mut model) {
+            Ok(planted) => planted,
+            Err(PlantError::NotApplicable(why)) => return Ok(Trial::not_applicable(fault, why)),
+            Err(source) => return Err(TrialError::Plant { fault: fault.to_string(), source }),
+        };
+        let model = Arc::new(model);
+        let subject = Subject::new(Arc::clone(&model), &self.case.settings)?;
+        let (effect, comparison) = match delivery {
+            None => {
+                let effect = first_effect(model, &self.case.settings, &self.clean, &self.clean_cache)?;
+                let mut subject = subject;
+                (effect, self.compare(&mut subject)?)
+            }
+            Some(delivery) => {
+                let mut subject = Altered::new(subject, delivery);
+                let comparison = self.compare(&mut subject)?;
+                (subject.first_change().cloned(), comparison)
+            }
+        };
+        Ok(Trial {
+            fault,
+            expected: Some(expected.to_string()),
+            not_applicable: None,
+            effect,
+            detected: verdict(&comparison) != RunVerdict::Parity,
+            found: first_finding(&comparison),
+        })
+    }
+
+    fn compare(&self, subject: &mut dyn Engine) -> Result<Comparison, EngineFailure> {
+        let mut reference = Replay::new(Arc::clone(&self.reference));
+        run(&self.case, &mut Engines { subject, reference: &mut reference })
+    }
+}
+
+impl Trial {
+    fn not_applicable(fault: Fault, why: String) -> Self {
+        let not_applicable = Some(why);
+        Self { fault, expected: None, not_applicable, effect: None, detected: false, found: None }
+    }
+}
+
+/// Compares a model with the reference itself, without a fault and without a recording.
+///
+/// # Errors
+/// [`TrialError`].
+pub fn clean_run_of(case: &Case, reference: &mut Reference) -> Result<CleanRun, TrialError> {
+    let mut subject = Subject::new(open(&case.model)?, &case.settings)?;
+    reference.open_session(&case.settings).map_err(EngineFailure::from)?;
+    Ok(clean_run(&run(case, &mut Engines { subject: &mut subject, reference })?))
+}
+
+fn run(case: &Case, engines: &mut Engines<'_>) -> Result<Comparison, EngineFailure> {
+    let mut comparison = Comparison::default();
+    match comparison.run(case, engines, &mut Blind) {
+        // The observer cannot fail.
+        Ok(()) | Err(RunError::Observer(_)) => Ok(comparison),
+        Err(RunError::Engine(failure)) => Err(failure),
+    }
+}
+
+fn clean_run(comparison: &Comparison) -> CleanRun {
+    CleanRun { verdict: verdict(comparison), found: first_finding(comparison) }
+}
+
+fn verdict(comparison: &Comparison) -> RunVerdict {
+    RunVerdict::of(&comparison.counts, false)
+}
+
+fn first_finding(comparison: &Comparison) -> Option<Finding> {
+    let found = |result: &&TapResult| result.verdict != TapVerdict::Exact;
+    let first = comparison.results.iter().find(found)?;
+    Some(Finding { tap: first.tap.clone(), batch: first.batch, mode: first.mode })
+}
+
+fn open(path: &Path) -> engine::Result<Arc<Model>> {
+    Model::open(path).map(Arc::new)
+}
+
+/// Looks at nothing.
+struct Blind;
+
+impl Observer for Blind {
+    fn aligned(&mut self, _: usize, _: &Aligned) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn batch_done(&mut self, _: usize) {}
+}
