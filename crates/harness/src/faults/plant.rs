@@ -174,7 +174,7 @@ impl<'a> Plant<'a> {
 
     /// Alters something about the whole decode call, found at `expected`.
     pub(super) fn deliver_logits(&mut self, how: super::delivery::How) -> TapKey {
-        let key = TapKey::new(crate::compare::run::LOGITS, 0);
+        let key = TapKey::new(crate::compare::result::LOGITS, 0);
         self.delivery = Some(Delivery { tap: key.clone(), how });
         key
     }

@@ -10,7 +10,7 @@ use engine::model::Model;
 use tempfile::TempDir;
 
 use super::rare::{self, RareError};
-use crate::case::{Case, LayerSelection, LogitSelection, Settings};
+use crate::case::{Case, LayerSelection, LogitSelection, ModeSelection, Settings};
 use crate::generate::{GenerateError, ModelSpec, Preset, write_model};
 
 /// Tokens of a prompt.
@@ -107,6 +107,7 @@ impl Scene {
                 layers: LayerSelection::All,
                 logits: LogitSelection::All,
                 kernel: None,
+                mode: ModeSelection::Both,
             },
             seed: None,
         };

@@ -14,8 +14,8 @@ use super::site::Fault;
 use crate::case::Case;
 use crate::compare::align::Aligned;
 use crate::compare::lockstep::Engines;
-use crate::compare::run::{Observer, RunError};
-use crate::compare::{Comparison, Mode, RunVerdict, TapResult, TapVerdict};
+use crate::compare::run::{Observer, Plan, RunError};
+use crate::compare::{Comparison, IsolatedMode, Mode, RunVerdict, TapResult, TapVerdict};
 use crate::engines::{Engine, EngineFailure, EngineManifest, Reference, Subject};
 use crate::exit::Failure;
 
@@ -103,7 +103,7 @@ impl Rig {
     /// [`TrialError`].
     pub fn new(case: Case, reference: &mut Reference) -> Result<Self, TrialError> {
         let model = open(&case.model)?;
-        reference.open_session(&case.settings).map_err(EngineFailure::from)?;
+        reference.open_session(&case.settings, Vec::new()).map_err(EngineFailure::from)?;
         let recorded = Recording::record(&case, reference)?;
         let mut subject = Subject::new(Arc::clone(&model), &case.settings)?;
         let clean = Recording::record(&case, &mut subject)?;
@@ -133,9 +133,9 @@ impl Rig {
     /// # Errors
     /// [`TrialError`].
     pub fn clean_run(&self) -> Result<CleanRun, TrialError> {
-        let mut subject = Subject::new(open(&self.case.model)?, &self.case.settings)?;
-        let comparison = self.compare(&mut subject)?;
-        Ok(clean_run(&comparison))
+        let model = open(&self.case.model)?;
+        let mut subject = Subject::new(Arc::clone(&model), &self.case.settings)?;
+        Ok(clean_run(&self.compare(model, &mut subject)?))
     }
 
     /// Plants `fault` into a subject of its own, finds out whether it has an effect, and compares.
@@ -153,13 +153,14 @@ impl Rig {
         let subject = Subject::new(Arc::clone(&model), &self.case.settings)?;
         let (effect, comparison) = match delivery {
             None => {
-                let effect = first_effect(model, &self.case.settings, &self.clean, &self.clean_cache)?;
+                let settings = &self.case.settings;
+                let effect = first_effect(Arc::clone(&model), settings, &self.clean, &self.clean_cache)?;
                 let mut subject = subject;
-                (effect, self.compare(&mut subject)?)
+                (effect, self.compare(model, &mut subject)?)
             }
             Some(delivery) => {
                 let mut subject = Altered::new(subject, delivery);
-                let comparison = self.compare(&mut subject)?;
+                let comparison = self.compare(model, &mut subject)?;
                 (subject.first_change().cloned(), comparison)
             }
         };
@@ -173,9 +174,10 @@ impl Rig {
         })
     }
 
-    fn compare(&self, subject: &mut dyn Engine) -> Result<Comparison, EngineFailure> {
+    /// Compares `subject`, which runs `model`, with the recorded reference.
+    fn compare(&self, model: Arc<Model>, subject: &mut dyn Engine) -> Result<Comparison, TrialError> {
         let mut reference = Replay::new(Arc::clone(&self.reference));
-        run(&self.case, &mut Engines { subject, reference: &mut reference })
+        run(&self.case, model, &mut Engines { subject, reference: &mut reference })
     }
 }
 
@@ -191,17 +193,21 @@ impl Trial {
 /// # Errors
 /// [`TrialError`].
 pub fn clean_run_of(case: &Case, reference: &mut Reference) -> Result<CleanRun, TrialError> {
-    let mut subject = Subject::new(open(&case.model)?, &case.settings)?;
-    reference.open_session(&case.settings).map_err(EngineFailure::from)?;
-    Ok(clean_run(&run(case, &mut Engines { subject: &mut subject, reference })?))
+    let model = open(&case.model)?;
+    let mut subject = Subject::new(Arc::clone(&model), &case.settings)?;
+    reference.open_session(&case.settings, Vec::new()).map_err(EngineFailure::from)?;
+    Ok(clean_run(&run(case, model, &mut Engines { subject: &mut subject, reference })?))
 }
 
-fn run(case: &Case, engines: &mut Engines<'_>) -> Result<Comparison, EngineFailure> {
+/// Compares in both modes; `model` is what the subject runs.
+fn run(case: &Case, model: Arc<Model>, engines: &mut Engines<'_>) -> Result<Comparison, TrialError> {
+    let mut isolated = IsolatedMode::new(model, &case.settings)?;
     let mut comparison = Comparison::default();
-    match comparison.run(case, engines, &mut Blind) {
+    let mut plan = Plan { chained: true, isolated: Some(&mut isolated), observer: &mut Blind };
+    match comparison.run(case, engines, &mut plan) {
         // The observer cannot fail.
         Ok(()) | Err(RunError::Observer(_)) => Ok(comparison),
-        Err(RunError::Engine(failure)) => Err(failure),
+        Err(RunError::Engine(failure)) => Err(failure.into()),
     }
 }
 
@@ -213,9 +219,12 @@ fn verdict(comparison: &Comparison) -> RunVerdict {
     RunVerdict::of(&comparison.counts, false)
 }
 
+/// The first isolated result that is not exact. The logits are compared in chained mode alone: where everything
+/// isolated is exact, the first finding of any mode.
 fn first_finding(comparison: &Comparison) -> Option<Finding> {
-    let found = |result: &&TapResult| result.verdict != TapVerdict::Exact;
-    let first = comparison.results.iter().find(found)?;
+    let not_exact = || comparison.results.iter().filter(|result| result.verdict != TapVerdict::Exact);
+    let isolated = |result: &&TapResult| result.mode == Mode::Isolated;
+    let first = not_exact().find(isolated).or_else(|| not_exact().next())?;
     Some(Finding { tap: first.tap.clone(), batch: first.batch, mode: first.mode })
 }
 
