@@ -3,13 +3,15 @@
 //! Places are found by what a node does and by the words of its name, never by a number, so that the
 //! catalogue works on every architecture that has the place, with and without biases.
 
+use std::collections::BTreeSet;
+
 use engine::graph::{Graph, Node, NodeId, Op};
 use engine::kernels::{self, Kernels};
 use engine::model::{Model, WeightId};
 use engine::session::NodeRun;
 use engine::tap::TapKey;
 
-use super::delivery::Delivery;
+use super::delivery::{Delivery, How};
 use super::replace::{map_rows, replacement};
 
 /// Why a fault cannot be planted.
@@ -29,6 +31,9 @@ pub enum PlantError {
 pub struct Planted {
     /// The tap of the node that the fault is in: the one that has to be named.
     pub expected: TapKey,
+    /// The taps of all nodes that were edited, that read an edited weight, or that read the cache behind an
+    /// edited store: no other one may be found in isolated mode.
+    pub touched: BTreeSet<String>,
     /// The fault, where it is in how taps are handed over and not in how they are computed.
     pub delivery: Option<Delivery>,
 }
@@ -37,16 +42,34 @@ pub struct Planted {
 pub(super) struct Plant<'a> {
     model: &'a mut Model,
     layer: Option<usize>,
+    touched: BTreeSet<NodeId>,
     delivery: Option<Delivery>,
 }
 
 impl<'a> Plant<'a> {
     pub(super) fn new(model: &'a mut Model, layer: Option<usize>) -> Self {
-        Self { model, layer, delivery: None }
+        Self { model, layer, touched: BTreeSet::new(), delivery: None }
     }
 
     pub(super) fn finish(self, expected: TapKey) -> Planted {
-        Planted { expected, delivery: self.delivery }
+        let keys = self.graph().tap_keys();
+        let touched = self.touched.iter().map(|id| keys[id.0].to_string()).collect();
+        Planted { expected, touched, delivery: self.delivery }
+    }
+
+    /// Notes that a node may be found.
+    fn touch(&mut self, id: NodeId) {
+        self.touched.insert(id);
+        if let (Op::Store(side), layer) = (&self.node(id).op, self.node(id).layer) {
+            let read_by = |node: &Node| node.op == Op::Load(*side) && node.layer == layer;
+            let loads = self.nodes_that(read_by);
+            self.touched.extend(loads);
+        }
+    }
+
+    fn nodes_that(&self, wanted: impl Fn(&Node) -> bool) -> Vec<NodeId> {
+        let nodes = self.graph().nodes.iter().enumerate();
+        nodes.filter(|(_, node)| wanted(node)).map(|(index, _)| NodeId(index)).collect()
     }
 
     pub(super) fn model(&self) -> &Model {
@@ -120,6 +143,7 @@ impl<'a> Plant<'a> {
     /// Changes a node; returns its key.
     pub(super) fn edit(&mut self, id: NodeId, change: impl FnOnce(&mut Node)) -> Result<TapKey, PlantError> {
         self.model.edit_graph(|graph| change(&mut graph.nodes[id.0]))?;
+        self.touch(id);
         Ok(self.key(id))
     }
 
@@ -162,21 +186,39 @@ impl<'a> Plant<'a> {
         let mut bytes = self.model.weight_bytes(weight).to_vec();
         change(&mut bytes);
         let name = self.model.weight_name(weight).to_owned();
-        Ok(self.model.replace_weight(&name, bytes)?)
+        self.model.replace_weight(&name, bytes)?;
+        let readers = self.nodes_that(|node| reads(&node.op, weight));
+        self.touched.extend(readers);
+        Ok(())
     }
 
     /// Alters how the tap of `id` is handed over; returns its key.
-    pub(super) fn deliver(&mut self, id: NodeId, how: super::delivery::How) -> TapKey {
+    pub(super) fn deliver(&mut self, id: NodeId, how: How) -> TapKey {
         let key = self.key(id);
+        // Without the rest of the taps, none of them can be measured.
+        let last = if how == How::StopHere { self.graph().nodes.len() } else { id.0 + 1 };
+        self.touched.extend((id.0..last).map(NodeId));
         self.delivery = Some(Delivery { tap: key.clone(), how });
         key
     }
 
     /// Alters something about the whole decode call, found at `expected`.
-    pub(super) fn deliver_logits(&mut self, how: super::delivery::How) -> TapKey {
+    pub(super) fn deliver_logits(&mut self, how: How) -> TapKey {
         let key = TapKey::new(crate::compare::result::LOGITS, 0);
         self.delivery = Some(Delivery { tap: key.clone(), how });
         key
+    }
+}
+
+/// Whether an op reads this weight.
+fn reads(op: &Op, weight: WeightId) -> bool {
+    match op {
+        Op::Embed { table: read }
+        | Op::MulWeight { gamma: read }
+        | Op::MatMul { weight: read }
+        | Op::AddWeight { bias: read } => *read == weight,
+        Op::Rope { factors, .. } => *factors == Some(weight),
+        _ => false,
     }
 }
 

@@ -4,8 +4,8 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::selftest::{FalseAlarm, FaultResult, Findings, Tally};
-use crate::report::manifest::{Cpu, Tool};
 use crate::report::SCHEMA_VERSION;
+use crate::report::manifest::{Cpu, Tool};
 
 /// Everything that a selftest has to say.
 #[derive(Debug, Clone, Serialize)]

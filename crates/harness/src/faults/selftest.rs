@@ -66,7 +66,8 @@ pub struct FaultResult {
     pub effective: bool,
     /// Whether the run's verdict was anything but parity.
     pub detected: bool,
-    /// Whether the first finding was the expected tap, in the batch of the first effect.
+    /// Whether the first finding was the expected tap, in the batch of the first effect, and isolated mode found
+    /// nothing elsewhere.
     pub localised: bool,
     /// The tap that has to be named.
     pub expected_tap: Option<String>,
@@ -74,6 +75,8 @@ pub struct FaultResult {
     pub found_tap: Option<String>,
     /// Where else the first finding is.
     pub found: Option<Finding>,
+    /// Taps that isolated mode does not find exact although the fault did not touch their nodes.
+    pub elsewhere: Vec<String>,
 }
 
 /// A run without a fault that was not clean.
@@ -240,6 +243,7 @@ impl FaultResult {
             expected_tap: trial.expected.clone(),
             found_tap: trial.found.as_ref().map(|found| found.tap.clone()),
             found: trial.found.clone(),
+            elsewhere: trial.elsewhere.iter().cloned().collect(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Trying a fault: the faulty subject against the recorded reference, and what the comparison says of it.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -76,14 +77,17 @@ pub struct Trial {
     pub detected: bool,
     /// The first finding.
     pub found: Option<Finding>,
+    /// Isolated findings, of any batch, in nodes that the fault did not touch.
+    pub elsewhere: BTreeSet<String>,
 }
 
 impl Trial {
     /// Whether the first finding is the tap of the node that the fault is in, in the batch in which the fault
-    /// first changes a bit.
+    /// first changes a bit, and isolated mode finds nothing in any node that was not touched.
     pub fn localised(&self) -> bool {
         let (Some(found), Some(effect)) = (&self.found, &self.effect) else { return false };
-        self.detected && Some(&found.tap) == self.expected.as_ref() && found.batch == effect.batch
+        let first = Some(&found.tap) == self.expected.as_ref() && found.batch == effect.batch;
+        self.detected && first && self.elsewhere.is_empty()
     }
 }
 
@@ -144,7 +148,7 @@ impl Rig {
     /// [`TrialError`]. A model that a fault does not apply to is not an error.
     pub fn try_fault(&self, fault: Fault) -> Result<Trial, TrialError> {
         let mut model = Model::open(&self.case.model)?;
-        let Planted { expected, delivery } = match fault.plant(&mut model) {
+        let Planted { expected, touched, delivery } = match fault.plant(&mut model) {
             Ok(planted) => planted,
             Err(PlantError::NotApplicable(why)) => return Ok(Trial::not_applicable(fault, why)),
             Err(source) => return Err(TrialError::Plant { fault: fault.to_string(), source }),
@@ -171,6 +175,7 @@ impl Rig {
             effect,
             detected: verdict(&comparison) != RunVerdict::Parity,
             found: first_finding(&comparison),
+            elsewhere: isolated_findings(&comparison).filter(|tap| !touched.contains(tap.as_str())).collect(),
         })
     }
 
@@ -183,8 +188,15 @@ impl Rig {
 
 impl Trial {
     fn not_applicable(fault: Fault, why: String) -> Self {
-        let not_applicable = Some(why);
-        Self { fault, expected: None, not_applicable, effect: None, detected: false, found: None }
+        Self {
+            fault,
+            expected: None,
+            not_applicable: Some(why),
+            effect: None,
+            detected: false,
+            found: None,
+            elsewhere: BTreeSet::new(),
+        }
     }
 }
 
@@ -222,10 +234,19 @@ fn verdict(comparison: &Comparison) -> RunVerdict {
 /// The first isolated result that is not exact. The logits are compared in chained mode alone: where everything
 /// isolated is exact, the first finding of any mode.
 fn first_finding(comparison: &Comparison) -> Option<Finding> {
-    let not_exact = || comparison.results.iter().filter(|result| result.verdict != TapVerdict::Exact);
-    let isolated = |result: &&TapResult| result.mode == Mode::Isolated;
-    let first = not_exact().find(isolated).or_else(|| not_exact().next())?;
+    let isolated = findings(comparison).find(|result| result.mode == Mode::Isolated);
+    let first = isolated.or_else(|| findings(comparison).next())?;
     Some(Finding { tap: first.tap.clone(), batch: first.batch, mode: first.mode })
+}
+
+/// The taps that isolated mode does not find exact.
+fn isolated_findings(comparison: &Comparison) -> impl Iterator<Item = String> {
+    let isolated = findings(comparison).filter(|result| result.mode == Mode::Isolated);
+    isolated.map(|result| result.tap.clone())
+}
+
+fn findings(comparison: &Comparison) -> impl Iterator<Item = &TapResult> {
+    comparison.results.iter().filter(|result| result.verdict != TapVerdict::Exact)
 }
 
 fn open(path: &Path) -> engine::Result<Arc<Model>> {

@@ -109,10 +109,10 @@ pub(in crate::faults) const KINDS: &[FaultKind] = &[
         },
     },
     FaultKind {
-        name: "cache-in-int8",
-        about: "keys are rounded to 8 bits before they are stored",
+        name: "cache-coarse",
+        about: "keys are stored in steps of a sixteenth",
         place: Layers,
-        plant: |plant| stored_as(plant, "8 bits", |x| (x * 16.0).round() / 16.0),
+        plant: |plant| stored_as(plant, "sixteenths", |x| (x * 16.0).round() / 16.0),
     },
     FaultKind {
         name: "cache-cell-aliased",
