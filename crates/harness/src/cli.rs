@@ -11,6 +11,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::commands;
 use crate::commands::bench::BenchArgs;
+use crate::commands::bisect::BisectArgs;
 use crate::commands::check::CheckArgs;
 use crate::commands::demo::DemoArgs;
 use crate::commands::noise::NoiseArgs;
@@ -55,6 +56,9 @@ pub enum Command {
     /// Measure how far two builds of the reference are apart, and write it as a table of tolerances
     #[command(after_help = EXIT_CODE_TABLE)]
     Noise(Box<NoiseArgs>),
+    /// Find the smallest reproduction of a divergence: tokens, node, row, block
+    #[command(after_help = EXIT_CODE_TABLE)]
+    Bisect(Box<BisectArgs>),
     /// Plant known faults in the subject, one at a time, and report which are found, and where
     #[command(after_help = EXIT_CODE_TABLE)]
     Selftest(Box<SelftestArgs>),
@@ -102,6 +106,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, Failure> {
         Some(Command::Demo(args)) => commands::demo::run(args),
         Some(Command::Bench(args)) => commands::bench::run(args),
         Some(Command::Noise(args)) => commands::noise::run(args),
+        Some(Command::Bisect(args)) => commands::bisect::run(args),
         Some(Command::Selftest(args)) => commands::selftest::run(args),
         Some(Command::Synth(args)) => commands::synth::run(args),
         Some(Command::Reference) => commands::reference_child::run(),

@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+pub mod bisect;
 pub mod case;
 pub mod cli;
 pub mod commands;

@@ -2,6 +2,7 @@
 
 pub mod arguments;
 pub mod bench;
+pub mod bisect;
 pub mod check;
 pub mod demo;
 mod model_hash;

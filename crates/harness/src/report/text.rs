@@ -3,6 +3,7 @@
 //! verdict, which is one line whatever it counts.
 
 mod bench;
+mod bisect;
 mod findings;
 mod group;
 mod head;
@@ -19,6 +20,7 @@ use layout::line;
 use super::{Detail, Report};
 
 pub use bench::render as render_bench;
+pub use bisect::render as render_bisect;
 pub use layout::WIDTH;
 pub use selftest::render as render_selftest;
 
