@@ -277,3 +277,73 @@ fn in_parallel<T: Sync, R: Send>(
     results.sort_by_key(|(index, _)| *index);
     Ok(results.into_iter().map(|(_, result)| result).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(effective: bool, detected: bool, localised: bool) -> FaultResult {
+        FaultResult {
+            fault: "wrong-eps@0".to_owned(),
+            kind: "wrong-eps",
+            about: "",
+            site: Some(0),
+            model: "tiny".to_owned(),
+            not_applicable: None,
+            effective,
+            detected,
+            localised,
+            expected_tap: None,
+            found_tap: None,
+            found: None,
+            elsewhere: Vec::new(),
+        }
+    }
+
+    fn exit(faults: &[(usize, FaultResult)], alarms: usize) -> ExitCode {
+        let faults = faults.iter().flat_map(|(count, fault)| vec![fault.clone(); *count]).collect();
+        let alarm = FalseAlarm { model: "tiny".to_owned(), verdict: RunVerdict::Divergence, found: None };
+        Findings { faults, clean_runs: 9, alarms: vec![alarm; alarms] }.exit_code()
+    }
+
+    #[test]
+    fn the_exit_code_follows_the_rates() {
+        let (found, missed) = (fault(true, true, true), fault(true, false, false));
+        let (elsewhere, nil, phantom) =
+            (fault(true, true, false), fault(false, false, false), fault(false, true, false));
+        assert_eq!(exit(&[(10, found.clone()), (5, nil.clone())], 0), ExitCode::Parity);
+        assert_eq!(exit(&[(98, found.clone()), (2, missed.clone())], 0), ExitCode::Parity, "98 of 100");
+        assert_eq!(exit(&[(97, found.clone()), (3, missed)], 0), ExitCode::Divergence, "97 of 100");
+        assert_eq!(exit(&[(999, found.clone()), (1, elsewhere)], 0), ExitCode::Divergence);
+        assert_eq!(exit(&[(999, found.clone()), (1, phantom)], 0), ExitCode::Divergence);
+        assert_eq!(exit(&[(999, found)], 1), ExitCode::Divergence, "a false alarm");
+        assert_eq!(exit(&[(3, nil)], 0), ExitCode::Incomplete, "nothing was tested");
+        assert_eq!(exit(&[], 0), ExitCode::Incomplete);
+        assert_eq!(exit(&[], 1), ExitCode::Divergence);
+    }
+
+    #[test]
+    fn a_fault_without_effect_or_place_is_not_counted_as_detected() {
+        let absent = FaultResult { not_applicable: Some("no".to_owned()), ..fault(false, false, false) };
+        let faults = vec![fault(true, true, true), fault(false, false, false), absent];
+        let tally = Findings { faults, ..Findings::default() }.tally();
+        let expected = Tally {
+            planted: 2,
+            effective: 1,
+            detected: 1,
+            localised: 1,
+            without_effect: 1,
+            not_applicable: 1,
+        };
+        assert_eq!(tally, expected);
+    }
+
+    #[test]
+    fn parallel_results_are_in_the_order_of_the_items() {
+        let items: Vec<usize> = (0..100).collect();
+        for workers in [1, 2, 7] {
+            let results = in_parallel(workers, &items, |item| item * 2).expect("no panic");
+            assert!(results.into_iter().eq((0..100).map(|item| item * 2)), "{workers} workers");
+        }
+    }
+}

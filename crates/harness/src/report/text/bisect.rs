@@ -87,3 +87,72 @@ fn reproduction(out: &mut String, smallest: &Smallest) {
     // Not wrapped: it is there to be copied.
     line(out, &format!("  reproduce  {}", smallest.reproduce));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::WIDTH;
+    use super::*;
+    use crate::bisect::Target;
+    use crate::compare::{Mode, RunVerdict, TapVerdict};
+
+    #[test]
+    fn parity_says_that_there_is_nothing_to_bisect() {
+        let report = BisectReport::new("m.gguf".to_owned(), None, RunVerdict::Parity);
+        let text = render(&report);
+        assert!(text.contains("full run   parity"), "{text}");
+        assert!(text.ends_with("bisect: nothing to bisect, the run is at parity\n"), "{text}");
+    }
+
+    #[test]
+    fn a_step_says_what_was_run_and_the_command_stays_on_one_line() {
+        let fault = Some("flipped-code@1".to_owned());
+        let mut report = BisectReport::new("m.gguf".to_owned(), fault, RunVerdict::Divergence);
+        report.target = Some(Target {
+            tap: "Kcur-1".to_owned(),
+            layer: Some(1),
+            mode: Mode::Isolated,
+            verdict: TapVerdict::Diverged,
+        });
+        report.steps = vec![Step {
+            what: "row",
+            before: "rows of blk.1.attn_k.weight: 128, differing: 1".to_owned(),
+            after: "row 64".to_owned(),
+            part_fails: Some(true),
+            complement_passes: Some(false),
+            note: Some("it fails elsewhere too".to_owned()),
+        }];
+        let command = format!("parity-check bisect -m m.gguf --tokens {}", "1,".repeat(100));
+        report.smallest = Some(Smallest {
+            tokens: vec![7],
+            micro_batch: 32,
+            steps: 0,
+            batch: 0,
+            token: Some(0),
+            matrix: Some("blk.1.attn_k.weight".to_owned()),
+            row: Some(64),
+            blocks: Some(vec![0, 1]),
+            index: None,
+            coordinates: None,
+            subject: None,
+            reference: None,
+            differing: 1,
+            elements: 128,
+            reason: None,
+            blame: None,
+            reproduce: command.clone(),
+        });
+        let text = render(&report);
+        let row: Vec<&str> = text
+            .lines()
+            .find(|line| line.contains("row 64 "))
+            .map(|line| line.split_whitespace().collect())
+            .unwrap_or_default();
+        assert_eq!(row.last_chunk(), Some(&["yes", "no"]), "{text}");
+        assert!(text.contains("weights    blk.1.attn_k.weight, row 64, blocks of 128: 0, 1"), "{text}");
+        assert!(text.contains(&format!("  reproduce  {command}\n")), "{text}");
+        assert!(text.contains("fault      flipped-code@1, planted in the subject"), "{text}");
+        let wide = |line: &str| line.chars().count() > WIDTH;
+        assert!(text.lines().filter(|line| wide(line)).all(|line| line.contains("reproduce")), "{text}");
+        assert!(text.ends_with("bisect: Kcur-1 diverged in isolated mode\n"), "{text}");
+    }
+}

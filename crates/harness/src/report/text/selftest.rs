@@ -154,3 +154,7 @@ fn rates(out: &mut String, report: &SelftestReport) {
     };
     line(out, &format!("selftest: {verdict}"));
 }
+
+#[cfg(test)]
+#[path = "selftest_tests.rs"]
+mod tests;
