@@ -164,6 +164,15 @@ pub enum Error {
         vocabulary: usize,
     },
 
+    /// A text has no tokens: the reference throws at it too.
+    #[error("the text cannot be tokenized: byte {offset}: {what}")]
+    Untokenizable {
+        /// Byte of the text.
+        offset: usize,
+        /// What was expected there, and what was found.
+        what: String,
+    },
+
     /// A batch cannot be decoded as it is: empty, a negative position, …
     #[error("bad batch: {0}")]
     BadBatch(String),

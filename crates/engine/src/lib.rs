@@ -34,5 +34,6 @@ pub mod quant;
 pub mod session;
 pub mod tap;
 pub mod threads;
+pub mod tokenizer;
 
 pub use error::{Error, Result};

@@ -78,6 +78,10 @@ BREF_API const char * bref_last_log(void);
  * On failure *model is NULL and the error text is the loader's own. */
 BREF_API int32_t bref_model_open(const char * path, int32_t use_mmap, bref_model ** model);
 
+/* As bref_model_open, but reads the metadata and the vocabulary only, as `vocab_only` does: for the functions on text
+ * and tokens below. Works on files of any architecture that the reference knows, with or without tensors. */
+BREF_API int32_t bref_vocabulary_open(const char * path, bref_model ** model);
+
 /* Every session of the model must have been freed before. */
 BREF_API void bref_model_free(bref_model * model);
 

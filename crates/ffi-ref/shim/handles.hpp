@@ -17,6 +17,8 @@ struct ContextDeleter {
 
 struct bref_model {
     std::unique_ptr<llama_model, bref::ModelDeleter> llama;
+    // Nothing but the vocabulary was loaded: there are no weights to decode with.
+    bool vocabulary_only;
 };
 
 struct bref_session {

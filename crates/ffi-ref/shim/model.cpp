@@ -19,23 +19,32 @@ size_t needed_count(int32_t returned) {
     return static_cast<size_t>(returned < 0 ? -static_cast<int64_t>(returned) : returned);
 }
 
-}  // namespace
-
-int32_t bref_model_open(const char * path, int32_t use_mmap, bref_model ** model) {
+int32_t open_model(const char * path, bool use_mmap, bool vocabulary_only, bref_model ** model) {
     return guarded([&]() -> int32_t {
         *model = nullptr;
         bref::initialise();
         bref::begin_log();
         llama_model_params parameters = llama_model_default_params();
         parameters.n_gpu_layers = 0;
-        parameters.use_mmap = use_mmap != 0;
+        parameters.use_mmap = use_mmap;
+        parameters.vocab_only = vocabulary_only;
         std::unique_ptr<llama_model, bref::ModelDeleter> loaded(llama_load_model_from_file(path, parameters));
         if (!loaded) {
             return bref::fail_with_log("the reference cannot load the model");
         }
-        *model = new bref_model{std::move(loaded)};
+        *model = new bref_model{std::move(loaded), vocabulary_only};
         return BREF_OK;
     });
+}
+
+}  // namespace
+
+int32_t bref_model_open(const char * path, int32_t use_mmap, bref_model ** model) {
+    return open_model(path, use_mmap != 0, false, model);
+}
+
+int32_t bref_vocabulary_open(const char * path, bref_model ** model) {
+    return open_model(path, true, true, model);
 }
 
 void bref_model_free(bref_model * model) {

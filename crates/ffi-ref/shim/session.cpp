@@ -55,6 +55,9 @@ int32_t bref_session_new(bref_model * model, const struct bref_session_settings 
         if (const int32_t status = bref::check_threads(settings->threads)) {
             return status;
         }
+        if (model->vocabulary_only) {
+            return fail(BREF_INVALID, "only the vocabulary of this model is loaded: it cannot decode");
+        }
         if (settings->batch == 0 || settings->micro_batch == 0) {
             return fail(BREF_INVALID, "batch %u and micro-batch %u must be at least 1", settings->batch,
                         settings->micro_batch);

@@ -229,6 +229,10 @@ pub struct BrefApi {
         use_mmap: i32,
         model: *mut *mut bref_model,
     ) -> i32,
+    pub bref_vocabulary_open: unsafe extern "C" fn(
+        path: *const ::std::os::raw::c_char,
+        model: *mut *mut bref_model,
+    ) -> i32,
     pub bref_model_free: unsafe extern "C" fn(model: *mut bref_model),
     pub bref_model_info: unsafe extern "C" fn(
         model: *const bref_model,
@@ -512,6 +516,8 @@ impl BrefApi {
             .map(|sym| *sym)?;
         let bref_model_open = unsafe { __library.get(b"bref_model_open\0") }
             .map(|sym| *sym)?;
+        let bref_vocabulary_open = unsafe { __library.get(b"bref_vocabulary_open\0") }
+            .map(|sym| *sym)?;
         let bref_model_free = unsafe { __library.get(b"bref_model_free\0") }
             .map(|sym| *sym)?;
         let bref_model_info = unsafe { __library.get(b"bref_model_info\0") }
@@ -618,6 +624,7 @@ impl BrefApi {
             bref_last_error,
             bref_last_log,
             bref_model_open,
+            bref_vocabulary_open,
             bref_model_free,
             bref_model_info,
             bref_model_description,
@@ -695,6 +702,13 @@ impl BrefApi {
         model: *mut *mut bref_model,
     ) -> i32 {
         unsafe { (self.bref_model_open)(path, use_mmap, model) }
+    }
+    pub unsafe fn bref_vocabulary_open(
+        &self,
+        path: *const ::std::os::raw::c_char,
+        model: *mut *mut bref_model,
+    ) -> i32 {
+        unsafe { (self.bref_vocabulary_open)(path, model) }
     }
     pub unsafe fn bref_model_free(&self, model: *mut bref_model) {
         unsafe { (self.bref_model_free)(model) }

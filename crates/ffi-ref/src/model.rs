@@ -1,6 +1,6 @@
 //! A model as the reference loads it, with the reference's tokenizer.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -52,6 +52,29 @@ impl Model {
     /// [`Error::Io`] if the file cannot be opened; [`Error::Model`] with the reference's own words if it refuses it.
     /// Several kinds of broken files abort the process instead (spec §6).
     pub fn open(library: &Library, path: &Path) -> Result<Self> {
+        Self::load(library, path, |api, name, handle| {
+            // SAFETY: `name` is NUL-terminated, `handle` is a place for a pointer (`load`).
+            unsafe { api.bref_model_open(name.as_ptr(), 1, handle) }
+        })
+    }
+
+    /// Loads the metadata and the vocabulary of a GGUF file, for tokenizing. No session can be made of it. Files of any
+    /// architecture that the reference knows will do, also those without tensors.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_vocabulary(library: &Library, path: &Path) -> Result<Self> {
+        Self::load(library, path, |api, name, handle| {
+            // SAFETY: as in `open`.
+            unsafe { api.bref_vocabulary_open(name.as_ptr(), handle) }
+        })
+    }
+
+    fn load(
+        library: &Library,
+        path: &Path,
+        open: impl Fn(&bindings::BrefApi, &CStr, &mut *mut bref_model) -> i32,
+    ) -> Result<Self> {
         // The reference's message for a file that cannot be opened goes to stderr, and does not say why.
         File::open(path).map_err(|source| Error::Io { path: path.to_owned(), action: "open", source })?;
         let name = CString::new(path.as_os_str().as_bytes()).map_err(|error| Error::Io {
@@ -61,8 +84,7 @@ impl Model {
         })?;
         let api = library.api();
         let mut handle = ptr::null_mut();
-        // SAFETY: `name` is NUL-terminated, `handle` is a place for a pointer.
-        let status = unsafe { api.bref_model_open(name.as_ptr(), 1, &mut handle) };
+        let status = open(api, &name, &mut handle);
         let warnings = library.last_log();
         let Some(handle) = NonNull::new(handle).filter(|_| status == bindings::BREF_OK) else {
             return Err(Error::Model { path: path.to_owned(), reason: library.last_error() });
@@ -136,9 +158,15 @@ impl Model {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// Text to token ids. `add_special`: add BOS and EOS as the model asks for; `parse_special`: read `<|eot_id|>` and
+    /// Text (usually UTF-8) to token ids. `add_special`: add BOS and EOS as the model asks for; `parse_special`: read `<|eot_id|>` and
     /// the like as the control tokens that they name.
-    pub fn tokenize(&self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<i32>> {
+    pub fn tokenize(
+        &self,
+        text: impl AsRef<[u8]>,
+        add_special: bool,
+        parse_special: bool,
+    ) -> Result<Vec<i32>> {
+        let text = text.as_ref();
         // One token per byte and two special ones is the most that usual vocabularies make of a text.
         self.fill("tokenize", text.len().saturating_add(2), |buffer: &mut [i32], length| {
             // SAFETY: the handle is open; text and buffer have the stated lengths.

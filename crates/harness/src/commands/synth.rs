@@ -7,7 +7,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use crate::cli::complain;
 use crate::exit::{ExitCode, Failure};
-use crate::generate::{self, Architecture, GenerateError, HeadType, ModelSpec, Preset};
+use crate::generate::{self, Architecture, GenerateError, HeadType, ModelSpec, Preset, VocabularyKind};
 
 /// The command line of `synth`: a preset, and flags that change it.
 #[derive(Debug, Clone, Args)]
@@ -92,9 +92,18 @@ pub struct SynthArgs {
     #[arg(long)]
     pub output_weight: bool,
 
+    /// Tokenizer: byte-level BPE, the same with merges and special tokens that make every cut show, or
+    /// SentencePiece
+    #[arg(long, value_parser = tokenizers())]
+    pub tokenizer: Option<VocabularyKind>,
+
     /// Name of the pre-tokenizer to declare [default: none, as in the official file]
     #[arg(long, value_name = "NAME")]
     pub pre: Option<String>,
+
+    /// Write the metadata and the vocabulary, and no tensors
+    #[arg(long)]
+    pub vocab_only: bool,
 }
 
 impl SynthArgs {
@@ -123,6 +132,7 @@ impl SynthArgs {
             biases: self.biases || preset.biases,
             ffn_biases: self.ffn_biases || preset.ffn_biases,
             output_weight: self.output_weight || preset.output_weight,
+            tokenizer: self.tokenizer.unwrap_or(preset.tokenizer),
             pre_tokenizer: self.pre.clone().or(preset.pre_tokenizer),
             seed: self.seed,
             name: preset.name,
@@ -137,6 +147,11 @@ impl SynthArgs {
 /// Exit 4: the flags describe no model, or another path is needed. Exit 5: the machine could not write
 /// the file.
 pub fn run(args: &SynthArgs) -> Result<ExitCode, Failure> {
+    if args.vocab_only {
+        let bytes = generate::write_vocabulary(&args.spec(), &args.out).map_err(failure)?;
+        complain(&format!("{}: {bytes} bytes, no tensors", args.out.display()));
+        return Ok(ExitCode::Parity);
+    }
     let summary = generate::write_model(&args.spec(), &args.out).map_err(failure)?;
     complain(&format!("{}: {} bytes, {} tensors", args.out.display(), summary.bytes, summary.tensors));
     Ok(ExitCode::Parity)
@@ -161,6 +176,11 @@ fn architecture_help() -> String {
 
 fn head_types() -> impl TypedValueParser<Value = HeadType> {
     PossibleValuesParser::new(HeadType::ALL.map(HeadType::name)).try_map(|name| name.parse::<HeadType>())
+}
+
+fn tokenizers() -> impl TypedValueParser<Value = VocabularyKind> {
+    PossibleValuesParser::new(VocabularyKind::ALL.map(VocabularyKind::name))
+        .try_map(|name| name.parse::<VocabularyKind>())
 }
 
 #[cfg(test)]
@@ -190,7 +210,7 @@ mod tests {
     fn every_flag_reaches_its_field() {
         let flags = "--preset tiny --seed 9 --arch bitnet-25 --layers 3 --embd 384 --heads 6 --kv-heads 3 \
                      --head-dim 64 --ffn 896 --vocab 600 --ctx 77 --eps 1e-6 --theta 10000 --rope-freqs \
-                     --rope-scale 2.5 --head f32 --biases --ffn-biases --output-weight --pre llama-bpe";
+                     --rope-scale 2.5 --head f32 --biases --ffn-biases --output-weight --tokenizer spm --pre llama-bpe";
         let expected = ModelSpec {
             name: "synthetic tiny".to_owned(),
             architecture: Architecture::Bitnet25,
@@ -210,6 +230,7 @@ mod tests {
             biases: true,
             ffn_biases: true,
             output_weight: true,
+            tokenizer: VocabularyKind::SentencePiece,
             pre_tokenizer: Some("llama-bpe".to_owned()),
             attn_norm_level: 1.0,
             seed: 9,
@@ -241,7 +262,9 @@ mod tests {
 
     #[test]
     fn unknown_names_are_usage_errors_that_list_the_known_ones() {
-        for (flag, known) in [("--preset", "tiny"), ("--arch", "bitnet-25"), ("--head", "f16")] {
+        for (flag, known) in
+            [("--preset", "tiny"), ("--arch", "bitnet-25"), ("--head", "f16"), ("--tokenizer", "spm")]
+        {
             let error = Command::try_parse_from(["synth", "out.gguf", flag, "nonsense"]).err().unwrap();
             assert!(error.to_string().contains(known), "{flag}: {error}");
         }

@@ -7,10 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
-use super::alphabet::bytes_in_token_order;
+use engine::tokenizer::alphabet::bytes_in_token_order;
 
 /// Prose, dialogue, numbers, code and a dozen scripts: what prompts are made of.
-const CORPUS: &str = include_str!("corpus.txt");
+pub(super) const CORPUS: &str = include_str!("corpus.txt");
 
 /// A pair that occurs once is a memory of the text, not a rule about it.
 const MIN_COUNT: usize = 2;

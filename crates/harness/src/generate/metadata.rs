@@ -40,15 +40,25 @@ pub(super) fn add(spec: &ModelSpec, vocabulary: Vocabulary, writer: &mut Writer)
         hyper("rope.scaling.factor", scale.into());
     }
 
-    writer.metadata("tokenizer.ggml.model", "gpt2");
+    writer.metadata("tokenizer.ggml.model", vocabulary.model);
     if let Some(pre_tokenizer) = &spec.pre_tokenizer {
         writer.metadata("tokenizer.ggml.pre", pre_tokenizer.as_str());
     }
     writer.metadata("tokenizer.ggml.tokens", vocabulary.tokens);
     writer.metadata("tokenizer.ggml.token_type", vocabulary.token_types);
-    writer.metadata("tokenizer.ggml.merges", vocabulary.merges);
+    if let Some(scores) = vocabulary.scores {
+        writer.metadata("tokenizer.ggml.scores", scores);
+    }
+    if let Some(merges) = vocabulary.merges {
+        writer.metadata("tokenizer.ggml.merges", merges);
+    }
     writer.metadata("tokenizer.ggml.bos_token_id", vocabulary.bos);
     writer.metadata("tokenizer.ggml.eos_token_id", vocabulary.eos);
-    writer.metadata("tokenizer.ggml.eot_token_id", vocabulary.eot);
+    if let Some(eot) = vocabulary.eot {
+        writer.metadata("tokenizer.ggml.eot_token_id", eot);
+    }
+    if let Some(unknown) = vocabulary.unknown {
+        writer.metadata("tokenizer.ggml.unknown_token_id", unknown);
+    }
     writer.metadata("tokenizer.ggml.add_bos_token", true);
 }

@@ -13,7 +13,6 @@
 //! Nothing here knows of a test runner or of the command line: the `synth` command, property tests and
 //! fuzzing share it.
 
-mod alphabet;
 mod bpe;
 mod error;
 mod metadata;
@@ -24,6 +23,7 @@ mod stream;
 mod tensors;
 #[cfg(test)]
 mod tests;
+mod text;
 mod validate;
 mod vocabulary;
 mod weights;
@@ -41,6 +41,8 @@ pub use presets::Preset;
 pub use spec::{HeadType, ModelSpec, architecture};
 pub use stream::token_ids;
 pub use vocabulary::Vocabulary;
+pub use text::RandomTexts;
+pub use vocabulary::{Vocabulary, VocabularyKind};
 
 /// What [`write_model`] wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +68,25 @@ pub fn write_model(spec: &ModelSpec, path: &Path) -> Result<ModelSummary, Genera
     Ok(model.summary(bytes))
 }
 
+/// Writes the metadata of the model of `spec` without any tensor: what tokenizers and inspectors read.
+/// Returns the size of the file in bytes.
+///
+/// # Errors
+/// As [`write_model`].
+pub fn write_vocabulary(spec: &ModelSpec, path: &Path) -> Result<u64, GenerateError> {
+    spec.validate()?;
+    let mut writer = Writer::new();
+    metadata::add(spec, vocabulary(spec), &mut writer);
+    let no_tensor = |index, _: &mut dyn io::Write| {
+        Err(io::Error::other(format!("the writer asked for tensor {index} of a file without tensors")))
+    };
+    Ok(writer.write_file(path, &mut { no_tensor })?)
+}
+
+fn vocabulary(spec: &ModelSpec) -> Vocabulary {
+    Vocabulary::new(spec.tokenizer, spec.vocabulary, spec.seed)
+}
+
 /// A model that is ready to be written: its header is complete, its tensors are planned.
 struct Prepared {
     writer: Writer,
@@ -76,7 +97,7 @@ struct Prepared {
 fn prepare(spec: &ModelSpec) -> Result<Prepared, GenerateError> {
     spec.validate()?;
     let mut writer = Writer::new();
-    metadata::add(spec, Vocabulary::new(spec.vocabulary, spec.seed), &mut writer);
+    metadata::add(spec, vocabulary(spec), &mut writer);
     let tensors = tensors::plan(spec);
     for tensor in &tensors {
         writer.tensor(&tensor.name, &tensor.dims, tensor.tensor_type());

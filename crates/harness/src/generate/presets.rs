@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::spec::named;
+use super::vocabulary::VocabularyKind;
 use super::{Architecture, GenerateError, HeadType, ModelSpec};
 
 /// A named set of hyper-parameters.
@@ -68,6 +69,7 @@ impl ModelSpec {
             biases: false,
             ffn_biases: false,
             output_weight: false,
+            tokenizer: VocabularyKind::Bpe,
             pre_tokenizer: None,
             attn_norm_level: 1.0,
             seed: 0,

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use engine::model::Architecture;
 
-use super::GenerateError;
+use super::{GenerateError, VocabularyKind};
 
 /// The hyper-parameters of a synthetic model and its seed. Start from a [`Preset`](super::Preset), then
 /// change fields; [`validate`](ModelSpec::validate) says whether the result is a model.
@@ -49,6 +49,8 @@ pub struct ModelSpec {
     /// Whether the file holds `output.weight`. The reference loads it and does not use it: the head is
     /// always `token_embd.weight` (spec §3.1).
     pub output_weight: bool,
+    /// Kind of the vocabulary (`tokenizer.ggml.model`).
+    pub tokenizer: VocabularyKind,
     /// `tokenizer.ggml.pre`. `None`, as in the official file, means "default".
     pub pre_tokenizer: Option<String>,
     /// Mean magnitude of `attn_norm.weight`. Trained models have it far below one; the scales of the

@@ -81,6 +81,7 @@ fn metadata_is_what_the_reference_reads() {
     let spec = ModelSpec {
         architecture: Architecture::Bitnet25,
         rope_scale: Some(2.5),
+        tokenizer: VocabularyKind::Bpe,
         pre_tokenizer: Some("llama-bpe".to_owned()),
         ..tiny()
     };

@@ -7,7 +7,7 @@ use std::fmt::Display;
 
 use engine::quant::i2_s::BLOCK;
 
-use super::{GenerateError, ModelSpec, Vocabulary};
+use super::{GenerateError, ModelSpec};
 
 /// The reference keeps per-layer hyper-parameters in arrays of this length (llama.cpp
 /// `LLAMA_MAX_LAYERS`).
@@ -30,7 +30,7 @@ impl ModelSpec {
     /// [`GenerateError::Invalid`] with the first field that is wrong, its value and what would do.
     pub fn validate(&self) -> Result<(), GenerateError> {
         let block = BLOCK as u32;
-        let min_vocabulary = Vocabulary::min_len();
+        let min_vocabulary = self.tokenizer.min_len();
 
         range("layers", self.layers, 1, MAX_LAYERS)?;
         require(
@@ -87,8 +87,8 @@ impl ModelSpec {
             "vocabulary",
             self.vocabulary,
             format!(
-                "between {min_vocabulary} (256 bytes and {} special tokens) and {MAX_VOCABULARY}",
-                min_vocabulary - 256
+                "between {min_vocabulary} (the bytes and the special tokens of tokenizer {}) and {MAX_VOCABULARY}",
+                self.tokenizer
             ),
         )?;
         range("context_length", self.context_length, 1, MAX_CONTEXT)?;
@@ -131,7 +131,7 @@ fn require(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generate::Preset;
+    use crate::generate::{Preset, VocabularyKind};
 
     /// One change of a valid spec.
     type Change = fn(&mut ModelSpec);
@@ -154,7 +154,7 @@ mod tests {
             ("ffn", |s| s.ffn = 0),
             ("ffn", |s| s.ffn = 672),
             ("width × ffn", |s| s.ffn = 128 << 20),
-            ("vocabulary", |s| s.vocabulary = Vocabulary::min_len() - 1),
+            ("vocabulary", |s| s.vocabulary = VocabularyKind::Bpe.min_len() - 1),
             ("vocabulary", |s| s.vocabulary = u32::MAX),
             ("context_length", |s| s.context_length = 0),
             ("rms_eps", |s| s.rms_eps = 0.0),
@@ -184,7 +184,7 @@ mod tests {
             kv_heads: 1,
             head_dim: 128,
             ffn: 128,
-            vocabulary: Vocabulary::min_len(),
+            vocabulary: VocabularyKind::Bpe.min_len(),
             context_length: 1,
             ..ModelSpec::preset(Preset::Tiny)
         };

@@ -5,25 +5,42 @@
 //! becomes `Ġ`, newline `Ċ`. Tokens and merges in a GGUF of `tokenizer.ggml.model = "gpt2"` are written
 //! in this alphabet, so no token holds a space and a merge can be written as `left right`.
 
+/// How many bytes are not printable, and so the number of characters from U+0100 on that are in use.
+const NOT_PRINTABLE: u32 = 68;
+
 /// Every byte once, in the order in which GPT-2 numbers its first 256 tokens: printable bytes first.
-pub(super) fn bytes_in_token_order() -> impl Iterator<Item = u8> {
+pub fn bytes_in_token_order() -> impl Iterator<Item = u8> {
     let printable = (0..=u8::MAX).filter(|byte| is_printable(*byte));
     let others = (0..=u8::MAX).filter(|byte| !is_printable(*byte));
     printable.chain(others)
 }
 
 /// `bytes` in the alphabet.
-pub(super) fn spell(bytes: &[u8]) -> String {
+pub fn spell(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| character(*byte)).collect()
 }
 
-fn character(byte: u8) -> char {
+/// The character of a byte.
+pub fn character(byte: u8) -> char {
     if is_printable(byte) {
         return char::from(byte);
     }
     let number = (0..byte).filter(|below| !is_printable(*below)).count();
     // `number` is below 68, so this is always a character.
     char::from_u32(0x100 + number as u32).unwrap_or(char::REPLACEMENT_CHARACTER)
+}
+
+/// The byte of a code point, or `None` where the code point is not in the alphabet.
+pub(super) fn byte(point: u32) -> Option<u8> {
+    match point {
+        0..=0xff => (point as u8 as u32 == point && is_printable(point as u8)).then_some(point as u8),
+        0x100.. if point - 0x100 < NOT_PRINTABLE => match point - 0x100 {
+            number @ 0..=0x20 => Some(number as u8),
+            number @ 0x21..=0x42 => Some((number - 0x21 + 0x7f) as u8),
+            _ => Some(0xad),
+        },
+        _ => None,
+    }
 }
 
 fn is_printable(byte: u8) -> bool {
@@ -58,5 +75,17 @@ mod tests {
         let characters: BTreeSet<char> = bytes.iter().map(|byte| character(*byte)).collect();
         assert_eq!((bytes.len(), characters.len()), (256, 256));
         assert!(characters.iter().all(|c| !c.is_whitespace() && !c.is_control()));
+    }
+
+    #[test]
+    fn each_character_is_read_back_and_no_other_is() {
+        let mut read = 0;
+        for point in 0..0x11_0000 {
+            if let Some(byte) = byte(point) {
+                assert_eq!(character(byte) as u32, point);
+                read += 1;
+            }
+        }
+        assert_eq!(read, 256);
     }
 }
