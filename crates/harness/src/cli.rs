@@ -17,6 +17,7 @@ use crate::commands::demo::DemoArgs;
 use crate::commands::noise::NoiseArgs;
 use crate::commands::selftest::SelftestArgs;
 use crate::commands::synth::SynthArgs;
+use crate::commands::tokenize::TokenizeArgs;
 use crate::exit::{EXIT_CODE_TABLE, ExitCode, Failure};
 
 /// Differential parity testing of BitNet models: the Rust engine against bitnet.cpp, tensor by tensor.
@@ -65,6 +66,9 @@ pub enum Command {
     /// Write a synthetic model that both engines load
     #[command(after_help = EXIT_CODE_TABLE)]
     Synth(Box<SynthArgs>),
+    /// Compare the tokens that both engines make of a text
+    #[command(after_help = EXIT_CODE_TABLE)]
+    Tokenize(Box<TokenizeArgs>),
     /// The reference's process, started by the check itself
     #[command(name = crate::engines::reference::process::SUBCOMMAND, hide = true)]
     Reference,
@@ -109,6 +113,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, Failure> {
         Some(Command::Bisect(args)) => commands::bisect::run(args),
         Some(Command::Selftest(args)) => commands::selftest::run(args),
         Some(Command::Synth(args)) => commands::synth::run(args),
+        Some(Command::Tokenize(args)) => commands::tokenize::run(args),
         Some(Command::Reference) => commands::reference_child::run(),
     }
 }
@@ -216,6 +221,9 @@ mod tests {
             "parity-check m.gguf --report json=/nonexistent/x",
             "parity-check m.gguf --dump-taps /nonexistent/x",
             "parity-check /nonexistent/m.gguf",
+            "parity-check tokenize",
+            "parity-check tokenize /nonexistent/m.gguf",
+            "parity-check tokenize m.gguf -p a -f b",
             "parity-check -n 1 demo",
             "parity-check --layers none synth",
         ] {

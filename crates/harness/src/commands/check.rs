@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::anyhow;
 use clap::Args;
 use engine::model::Model;
+use engine::tokenizer::Tokenizer;
 
 use super::arguments::{LayerArgs, RunArgs};
 use super::model_hash::ModelHash;
@@ -21,7 +22,7 @@ use crate::dump::TapDump;
 use crate::engines::{Engine, EngineFailure, Reference, ReferenceFailure, Subject};
 use crate::exit::{ExitCode, Failure};
 use crate::report::manifest::{Cpu, ModelManifest, RunManifest, Tool, quoted};
-use crate::report::{FailureReport, Manifest, Report, Timing, output};
+use crate::report::{FailureReport, Manifest, Report, Timing, TokenizerParity, output};
 
 /// Greedy steps without `-n`.
 const STEPS: usize = 4;
@@ -139,7 +140,8 @@ pub fn check(model: &ModelUnderTest<'_>, args: &RunArgs, default_steps: usize) -
         decode: milliseconds(run.comparison.decode_time),
         total: milliseconds(started.elapsed()),
     };
-    let report = Report::new(run.manifest, run.comparison, failure, timing);
+    let mut report = Report::new(run.manifest, run.comparison, failure, timing);
+    report.tokenizer = run.tokenizer;
     let written = output::write(&report, args.format, args.detail, &args.reports);
     // The verdict is told before an output that could not be written ends the program.
     run.dumped.and(written)?;
@@ -212,6 +214,8 @@ struct Run {
     /// Of the subject and of the reference.
     threads: (usize, usize),
     comparison: Comparison,
+    /// How the subject's tokenizer compares on the prompt, where the prompt is a text.
+    tokenizer: Option<TokenizerParity>,
     setup_time: Duration,
     /// How the dump of the taps went, where there is one.
     dumped: Result<(), Failure>,
@@ -235,7 +239,7 @@ impl Run {
             run,
         };
         let (comparison, setup_time) = (Comparison::default(), Duration::ZERO);
-        Self { manifest, threads, comparison, setup_time, dumped: Ok(()) }
+        Self { manifest, threads, comparison, tokenizer: None, setup_time, dumped: Ok(()) }
     }
 
     fn execute(
@@ -254,6 +258,10 @@ impl Run {
         self.manifest.reference = Some(reference.describe());
         reference.expect_sizes(hyper.vocabulary, hyper.layers)?;
         let tokens = prompt.tokens(&mut reference)?;
+        // Both sides decode the reference's tokens, so this has no part in the verdict.
+        self.tokenizer = prompt
+            .text()
+            .map(|text| TokenizerParity::compare(Tokenizer::of(model.file()), text.as_bytes(), &tokens));
         check_tokens(&tokens, hyper.vocabulary)?;
         let (threads, reference_threads) = self.threads;
         let case = Case {

@@ -13,3 +13,4 @@ mod prompt;
 pub mod reference_child;
 pub mod selftest;
 pub mod synth;
+pub mod tokenize;

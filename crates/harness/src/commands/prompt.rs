@@ -11,7 +11,8 @@ use crate::engines::{Reference, ReferenceFailure};
 use crate::exit::Failure;
 
 /// The prompt when none is given: a few words of different lengths, a number, punctuation.
-const BUILT_IN: &str = "The engine and the reference read the same 12 words, and every tensor must agree.";
+pub(super) const BUILT_IN: &str =
+    "The engine and the reference read the same 12 words, and every tensor must agree.";
 
 /// More text than any context holds; a bound on what is read from a file or a pipe.
 const MAX_BYTES: u64 = 16 << 20;
@@ -44,6 +45,14 @@ impl Prompt {
         }
     }
 
+    /// The text, where it is one.
+    pub(super) fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Tokens(_) => None,
+        }
+    }
+
     /// The tokens. A text is tokenised by the reference, so that both sides get the same ids.
     pub(super) fn tokens(&self, reference: &mut Reference) -> Result<Vec<i32>, ReferenceFailure> {
         match self {
@@ -64,6 +73,12 @@ impl Prompt {
 }
 
 fn read_text(path: &Path) -> anyhow::Result<String> {
+    String::from_utf8(read_bytes(path)?)
+        .with_context(|| format!("{}: the prompt is not UTF-8", path.display()))
+}
+
+/// The contents of a file with a text, or of stdin for `-`.
+pub(super) fn read_bytes(path: &Path) -> anyhow::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     if path == Path::new("-") {
         std::io::stdin().lock().take(MAX_BYTES + 1).read_to_end(&mut bytes).context("stdin: cannot read")?;
@@ -76,7 +91,7 @@ fn read_text(path: &Path) -> anyhow::Result<String> {
     if bytes.len() as u64 > MAX_BYTES {
         return Err(anyhow!("{}: more than {MAX_BYTES} bytes, which no context holds", path.display()));
     }
-    String::from_utf8(bytes).with_context(|| format!("{}: the prompt is not UTF-8", path.display()))
+    Ok(bytes)
 }
 
 /// Checks that every token is in the vocabulary and that there is at least one.

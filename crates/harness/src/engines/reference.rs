@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use engine::session::BatchToken;
 use engine::tap::{DType, TapNames};
+use engine::tokenizer::SpecialTokens;
 
 use self::failure::Cause;
 use self::process::{Limits, ReferenceProcess};
@@ -75,6 +76,15 @@ impl Reference {
         Self::start_build(options, Build::Canonical, model)
     }
 
+    /// Starts the child and loads the vocabulary of `model` alone, to tokenize with. The subject's
+    /// tokenizer has to have accepted the vocabulary before.
+    ///
+    /// # Errors
+    /// See [`ReferenceFailure`].
+    pub fn start_vocabulary(options: &ReferenceOptions, model: &Path) -> Result<Self, ReferenceFailure> {
+        Self::load(options, Build::Canonical, model, true)
+    }
+
     /// As [`start`](Self::start), with the built-in library chosen.
     ///
     /// # Errors
@@ -88,9 +98,24 @@ impl Reference {
         let mut process =
             ReferenceProcess::spawn(&options.executable, Limits { silence: options.timeout, memory })?;
         greet(&mut process)?;
+        Self::load(options, build, model, false)
+    }
+
+    fn load(
+        options: &ReferenceOptions,
+        build: Build,
+        model: &Path,
+        vocabulary_only: bool,
+    ) -> Result<Self, ReferenceFailure> {
+        let mut process = ReferenceProcess::spawn(&options.executable, options.timeout)?;
+        match process.receive()? {
+            (Response::Hello { .. }, _) => {}
+            (other, _) => return Err(unexpected(&mut process, "a greeting", &other)),
+        }
         let path_bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
         let library = options.library.as_deref().map(path_bytes);
-        process.request("load", &Request::Load { model: path_bytes(model), library, build }, &[])?;
+        let request = Request::Load { model: path_bytes(model), library, build, vocabulary_only };
+        process.request("load", &request, &[])?;
         match process.receive()? {
             (Response::Ready { version, build, vocabulary, layers }, _) => Ok(Self {
                 version,
@@ -159,8 +184,22 @@ impl Reference {
     /// # Errors
     /// See [`ReferenceFailure`].
     pub fn tokenize(&mut self, text: &str) -> Result<Vec<i32>, ReferenceFailure> {
-        let request = Request::Tokenize { bytes: text.len() as u64 };
-        self.process.request("tokenize", &request, text.as_bytes())?;
+        self.tokenize_bytes(text.as_bytes(), SpecialTokens { add: true, parse: true })
+    }
+
+    /// The tokens of `text`, which need not be UTF-8.
+    ///
+    /// # Errors
+    /// [`ReferenceFailure::Refused`] where the reference throws at the text; it can be asked again. See
+    /// [`ReferenceFailure`] for the rest.
+    pub fn tokenize_bytes(
+        &mut self,
+        text: &[u8],
+        special: SpecialTokens,
+    ) -> Result<Vec<i32>, ReferenceFailure> {
+        let SpecialTokens { add: add_special, parse: parse_special } = special;
+        let request = Request::Tokenize { bytes: text.len() as u64, add_special, parse_special };
+        self.process.request("tokenize", &request, text)?;
         match self.process.receive()? {
             (Response::Tokens { .. }, payload) => Ok(i32_values(&payload)),
             (other, _) => Err(unexpected(&mut self.process, "tokens", &other)),
@@ -172,6 +211,15 @@ impl Reference {
     /// # Errors
     /// See [`ReferenceFailure`].
     pub fn pieces(&mut self, tokens: &[i32]) -> Result<Vec<String>, ReferenceFailure> {
+        let pieces = self.piece_bytes(tokens)?;
+        Ok(pieces.iter().map(|piece| String::from_utf8_lossy(piece).into_owned()).collect())
+    }
+
+    /// The bytes of each token.
+    ///
+    /// # Errors
+    /// See [`ReferenceFailure`].
+    pub fn piece_bytes(&mut self, tokens: &[i32]) -> Result<Vec<Vec<u8>>, ReferenceFailure> {
         let mut pieces = Vec::with_capacity(tokens.len());
         for chunk in tokens.chunks(PIECES_PER_REQUEST) {
             let payload: Vec<u8> = chunk.iter().flat_map(|token| token.to_le_bytes()).collect();
@@ -182,7 +230,7 @@ impl Reference {
                     let mut rest = &payload[..];
                     for length in lengths {
                         let (piece, tail) = rest.split_at_checked(length as usize).unwrap_or((rest, &[]));
-                        pieces.push(String::from_utf8_lossy(piece).into_owned());
+                        pieces.push(piece.to_vec());
                         rest = tail;
                     }
                 }

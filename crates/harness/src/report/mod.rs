@@ -7,6 +7,8 @@ pub mod json;
 pub mod manifest;
 pub mod output;
 pub mod text;
+pub mod tokenize;
+pub mod tokenizer;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,6 +25,7 @@ use crate::engines::reference::failure::DECODE;
 
 pub use divergence::FirstDivergence;
 pub use manifest::Manifest;
+pub use tokenizer::TokenizerParity;
 
 /// The version of the JSON schema. Keys may be added within a version; none changes its meaning.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -58,6 +61,9 @@ pub struct Report {
     pub results: Vec<TapResult>,
     /// The tokens that were fed to both sides.
     pub tokens: Vec<TokenRecord>,
+    /// How the subject's own tokenizer compares on the prompt, where the prompt is a text. It has no part
+    /// in the verdict: both sides are fed the reference's tokens.
+    pub tokenizer: Option<TokenizerParity>,
     /// Where the time went, in milliseconds. Informative.
     pub timing_ms: Timing,
 }
@@ -127,6 +133,7 @@ impl Report {
             known_divergences: comparison.known.entries().cloned().collect(),
             results: comparison.results,
             tokens: comparison.tokens,
+            tokenizer: None,
             timing_ms,
         }
     }

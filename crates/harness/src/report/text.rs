@@ -13,6 +13,7 @@ mod outcome;
 mod selftest;
 mod taps;
 mod tolerances;
+mod tokenize;
 mod views;
 
 use layout::line;
@@ -23,6 +24,7 @@ pub use bench::render as render_bench;
 pub use bisect::render as render_bisect;
 pub use layout::WIDTH;
 pub use selftest::render as render_selftest;
+pub use tokenize::render as render_tokenize;
 
 /// Renders the report; `detail` chooses the tables of taps.
 pub fn render(report: &Report, detail: Detail) -> String {

@@ -102,6 +102,39 @@ fn serve(input: impl Read, output: impl Write) -> anyhow::Result<()> {
                 (Response::Done, Vec::new())
             }),
         };
+        let answer =
+            match request {
+                Request::Load { model: path, library, build, vocabulary_only } => {
+                    load(&path, library.as_deref(), build, vocabulary_only).map(|(loaded, ready)| {
+                        session = None;
+                        model = Some(loaded);
+                        (ready, Vec::new())
+                    })
+                }
+                Request::Session(request) => {
+                    with(model.as_ref()).and_then(|model| open(model, &request)).map(|opened| {
+                        selection = Selection { layers: request.layers, boundaries: request.boundaries };
+                        session = Some(opened);
+                        (Response::SessionReady, Vec::new())
+                    })
+                }
+                Request::Tokenize { add_special, parse_special, .. } => with(model.as_ref())
+                    .and_then(|model| tokenize(model, &payload, add_special, parse_special)),
+                Request::Pieces { .. } => with(model.as_ref()).and_then(|model| pieces(model, &payload)),
+                Request::Decode { tokens } => with(session.as_mut())
+                    .and_then(|session| decode(session, &tokens, &selection, &mut output)),
+                Request::Clear => with(session.as_mut()).map(|session| {
+                    session.kv_clear();
+                    (Response::Done, Vec::new())
+                }),
+                Request::Time { position, .. } => {
+                    with(session.as_mut()).and_then(|session| time(session, position, &payload))
+                }
+                Request::Rest => with(session.as_mut()).map(|session| {
+                    session.rest();
+                    (Response::Done, Vec::new())
+                }),
+            };
         match answer {
             Ok((response, payload)) => write_frame(&mut output, &response, &payload)?,
             Err(Stop::Answer(kind, text)) => {
@@ -153,7 +186,12 @@ fn cut(mut text: String) -> String {
     text
 }
 
-fn load(path: &[u8], library: Option<&[u8]>, build: Build) -> Result<(Model, Response), Stop> {
+fn load(
+    path: &[u8],
+    library: Option<&[u8]>,
+    build: Build,
+    vocabulary_only: bool,
+) -> Result<(Model, Response), Stop> {
     let library = match library {
         Some(path) => Library::open(Path::new(OsStr::from_bytes(path))).map_err(anyhow::Error::from),
         None => built_in(build),
@@ -161,6 +199,9 @@ fn load(path: &[u8], library: Option<&[u8]>, build: Build) -> Result<(Model, Res
     .map_err(|error| Stop::Answer(ErrorKind::Library, chain(&error)))?;
     let model = Model::open(&library, Path::new(OsStr::from_bytes(path)))
         .map_err(|error| refusal(ErrorKind::Model, error))?;
+    let open = if vocabulary_only { Model::open_vocabulary } else { Model::open };
+    let model = open(&library, Path::new(OsStr::from_bytes(path)))
+        .map_err(|error| Stop::Answer(ErrorKind::Model, chain(&error.into())))?;
     let build = library.build();
     let ready = Response::Ready {
         version: build.version.clone(),
@@ -197,10 +238,8 @@ fn open(model: &Model, request: &SessionRequest) -> Result<Session, Stop> {
     Session::new(model, settings).map_err(run_error)
 }
 
-fn tokenize(model: &Model, text: &[u8]) -> Answer {
-    let text = std::str::from_utf8(text)
-        .map_err(|error| Stop::Answer(ErrorKind::Run, format!("the text is not UTF-8: {error}")))?;
-    let tokens = model.tokenize(text, true, true).map_err(run_error)?;
+fn tokenize(model: &Model, text: &[u8], add_special: bool, parse_special: bool) -> Answer {
+    let tokens = model.tokenize(text, add_special, parse_special).map_err(run_error)?;
     let payload: Vec<u8> = tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
     Ok((Response::Tokens { count: tokens.len() as u64 }, payload))
 }
@@ -418,7 +457,12 @@ mod tests {
     fn requests_out_of_order_are_answered_not_fatal() {
         let mut input = Vec::new();
         write_frame(&mut input, &Request::Decode { tokens: Vec::new() }, &[]).expect("written");
-        write_frame(&mut input, &Request::Tokenize { bytes: 1 }, b"a").expect("written");
+        write_frame(
+            &mut input,
+            &Request::Tokenize { bytes: 1, add_special: true, parse_special: true },
+            b"a",
+        )
+        .expect("written");
         write_frame(&mut input, &Request::Time { position: 0, count: 1 }, &[0; 4]).expect("written");
         write_frame(&mut input, &Request::Clear, &[]).expect("written");
         write_frame(&mut input, &Request::Rest, &[]).expect("written");

@@ -53,8 +53,16 @@ fn frames_survive_the_round_trip_back_to_back() {
 #[test]
 fn requests_survive_the_round_trip() {
     for (request, payload) in [
-        (Request::Load { model: vec![0xff, b'/'], library: None, build: Build::Upstream }, &b""[..]),
-        (Request::Tokenize { bytes: 3 }, b"abc"),
+        (
+            Request::Load {
+                model: vec![0xff, b'/'],
+                library: None,
+                build: Build::Upstream,
+                vocabulary_only: true,
+            },
+            &b""[..],
+        ),
+        (Request::Tokenize { bytes: 3, add_special: true, parse_special: false }, b"abc"),
         (Request::Pieces { count: 1 }, &[1, 0, 0, 0]),
         (
             Request::Session(SessionRequest {

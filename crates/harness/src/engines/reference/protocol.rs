@@ -34,13 +34,19 @@ pub enum Request {
         library: Option<Vec<u8>>,
         /// The built-in library, where no other is given.
         build: Build,
+        /// Whether to load the vocabulary alone: for [`Request::Tokenize`] and [`Request::Pieces`].
+        vocabulary_only: bool,
     },
     /// Make the session [`Response::SessionReady`].
     Session(SessionRequest),
-    /// Tokenise the payload (UTF-8) [`Response::Tokens`].
+    /// Tokenise the payload, which need not be UTF-8 [`Response::Tokens`].
     Tokenize {
         /// Bytes of the payload.
         bytes: u64,
+        /// Whether to add the tokens that the model wants at both ends.
+        add_special: bool,
+        /// Whether to read the text of a control token as that token.
+        parse_special: bool,
     },
     /// The texts of the tokens in the payload (i32) [`Response::Pieces`].
     Pieces {
@@ -258,7 +264,7 @@ pub trait Message: Serialize + DeserializeOwned {
 impl Message for Request {
     fn payload_length(&self) -> Result<u64, FrameError> {
         match self {
-            Self::Tokenize { bytes } => Ok(*bytes),
+            Self::Tokenize { bytes, .. } => Ok(*bytes),
             Self::Pieces { count } | Self::Time { count, .. } => product(&[*count, 4]),
             Self::Load { .. }
             | Self::Session(_)

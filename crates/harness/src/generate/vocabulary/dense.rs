@@ -20,7 +20,7 @@ const OVERLAPPING: [char; 4] = ['<', '>', 'a', '|'];
 const OVERLAPS: usize = 40;
 
 /// Tokens that a text is searched for as a whole, whoever asks.
-const USER_DEFINED: [&str; 6] = ["\n\n", "   ", "日本", "<fim-prefix>", "\t\u{3000}", "<|user|>"];
+const USER_DEFINED: [&str; 7] = ["\n\n", "   ", "日本", "<fim-prefix>", "\t\u{3000}", "<|user|>", "<mask>"];
 
 /// Tokens with a type that plays no part in tokenizing, and one without text.
 const ODD: [(&str, i32); 4] = [

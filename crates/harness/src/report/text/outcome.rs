@@ -99,6 +99,10 @@ pub(super) fn tokens(out: &mut String, report: &Report) {
     line(out, "\ntokens");
     list(out, "prompt", report, TokenSource::Prompt);
     list(out, "greedy", report, TokenSource::Greedy);
+    if let Some(tokenizer) = &report.tokenizer {
+        field(out, "tokenizer", &tokenizer.summary());
+        tokenizer.notes.iter().for_each(|note| field(out, "", note));
+    }
 }
 
 fn list(out: &mut String, name: &str, report: &Report, source: TokenSource) {
