@@ -1,10 +1,17 @@
 //! The tokenizer against the reference's: identical tokens for whatever bytes, identical texts back.
 //!
-//! `TOKENIZER_STRINGS=1000000` sets the number of random texts per pre-tokenizer (300 without it), and
+//! `TOKENIZER_STRINGS=1000000` sets the number of random texts per pre-tokenizer (200 without it), and
 //! `TOKENIZER_ONLY=default,spm` selects some. `TOKENIZER_CODE_POINTS=all` looks at each code point, not at
 //! one in seven.
 
-use std::path::Path;
+#[path = "tokenizer/cli.rs"]
+mod cli;
+#[allow(dead_code, reason = "each test program uses a part of it")]
+mod common;
+#[path = "tokenizer/vocabularies.rs"]
+mod vocabularies;
+
+use std::path::{Path, PathBuf};
 
 use engine::gguf::File;
 use engine::tokenizer::{PreTokenizer, SpecialTokens, Tokenizer};
@@ -102,10 +109,10 @@ fn special(flags: usize) -> SpecialTokens {
 
 fn random_texts() -> usize {
     let count = std::env::var("TOKENIZER_STRINGS").map(|count| count.parse().expect("a number"));
-    count.unwrap_or(300)
+    count.unwrap_or(200)
 }
 
-/// The names to test, and how many there are without `TOKENIZER_ONLY`.
+/// The names to test: those of `TOKENIZER_ONLY`, or all.
 fn selected() -> Vec<String> {
     let all = PreTokenizer::known().chain([SENTENCE_PIECE]);
     match std::env::var("TOKENIZER_ONLY") {
@@ -144,5 +151,119 @@ fn random_texts_have_the_same_tokens_in_every_pre_tokenizer() {
         }
         assert!(compared > count / 2 && tokens > 10 * compared, "{name}: {compared} texts, {tokens} tokens");
         println!("{name}: {compared} texts, {tokens} tokens, {refused} texts that both refuse");
+    }
+}
+
+/// Texts in which a code point stands beside a letter, a digit, a sign and white space: whether it is cut
+/// from them, and from which, says its class.
+fn neighbourhood(text: &mut Vec<u8>, point: u32) {
+    let mut form = Vec::new();
+    match char::from_u32(point) {
+        Some(character) => form.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes()),
+        // A surrogate: the reference reads its three bytes.
+        None => form.extend([0xed, 0x80 | (point >> 6 & 0x3f) as u8, 0x80 | (point & 0x3f) as u8]),
+    }
+    for (before, after) in
+        [("a", "a"), ("1", "1"), ("$", "$"), (",", ","), ("\t", "\t"), (" ", "  "), ("'", "S")]
+    {
+        text.extend_from_slice(before.as_bytes());
+        text.extend_from_slice(&form);
+        text.extend_from_slice(after.as_bytes());
+    }
+}
+
+#[test]
+fn every_code_point_is_of_the_class_that_the_reference_has_it_in() {
+    let step = if std::env::var("TOKENIZER_CODE_POINTS").is_ok_and(|value| value == "all") { 1 } else { 7 };
+    for name in ["gpt-2", "default", "deepseek-coder"] {
+        let pair = Pair::new(name, VocabularyKind::BpeDense, 70_000);
+        let tokenizer = pair.tokenizer();
+        let mut compared = 0;
+        for block in (0..0x11_0000).step_by(512 * step) {
+            let mut text = Vec::new();
+            for point in (block..0x11_0000.min(block + 512 * step as u32)).step_by(step) {
+                neighbourhood(&mut text, point);
+                compared += 1;
+            }
+            pair.compare(&tokenizer, &text, special(0)).expect("both read it");
+        }
+        assert_eq!(compared, 0x11_0000_usize.div_ceil(step), "{name}");
+    }
+}
+
+/// The files of the repository that are text, and some that are not.
+fn repository_files() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut folders = vec![root];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).expect("listable") {
+            let path = entry.expect("an entry").path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if path.is_dir() && !path.is_symlink() {
+                if name != ".git" && name != "target" {
+                    folders.push(path);
+                }
+            } else if ["rs", "md", "toml", "txt", "cpp", "h", "hpp", "yml", "snap", "lock"]
+                .iter()
+                .any(|extension| path.extension().is_some_and(|found| found == *extension))
+            {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+#[test]
+fn the_text_files_of_the_repository_have_the_same_tokens() {
+    let files = repository_files();
+    assert!(files.len() > 150, "{} files", files.len());
+    let texts: Vec<Vec<u8>> = files.iter().map(|path| std::fs::read(path).expect("readable")).collect();
+    for name in COMMON {
+        let pair = Pair::new(name, VocabularyKind::Bpe, 32_768);
+        let tokenizer = pair.tokenizer();
+        let mut tokens = 0;
+        for text in &texts {
+            let ids = pair.compare(&tokenizer, text, special(3)).expect("text");
+            pair.compare_detokenized(&tokenizer, &ids);
+            tokens += ids.len();
+        }
+        assert!(tokens > 100_000, "{name}: {tokens}");
+        println!("{name}: {} files, {tokens} tokens", files.len());
+    }
+}
+
+#[test]
+fn text_comes_back_where_the_vocabulary_allows_it() {
+    // These do not remove spaces; SentencePiece takes its own prefix away again.
+    for name in
+        ["qwen2", "smollm", "tekken", "deepseek-llm", "deepseek-coder", "viking", "poro-chat", SENTENCE_PIECE]
+    {
+        let pair = Pair::new(name, VocabularyKind::Bpe, 8192);
+        let tokenizer = pair.tokenizer();
+        let mut texts = RandomTexts::new(1);
+        let mut compared = 0;
+        for _ in 0..300 {
+            let text = texts.next_text();
+            // U+2581 stands for a space in SentencePiece, and comes back as one.
+            let escape =
+                name == SENTENCE_PIECE && text.windows(3).any(|window| window == "\u{2581}".as_bytes());
+            if std::str::from_utf8(&text).is_err() || escape {
+                continue;
+            }
+            let tokens = tokenizer.tokenize(&text, special(0)).expect("UTF-8");
+            let back = tokenizer.detokenize(&tokens.ids, false, true).expect("in range");
+            assert!(back == text, "{name}: \"{}\"\n\"{}\"", text.escape_ascii(), back.escape_ascii());
+            compared += 1;
+            // Each token starts where the pieces before it end.
+            let mut start = 0;
+            for (&id, &found) in tokens.ids.iter().zip(&tokens.starts).filter(|_| name != SENTENCE_PIECE) {
+                assert_eq!(found, start, "{name}: \"{}\"", text.escape_ascii());
+                start += tokenizer.piece(id).expect("in range").len();
+            }
+        }
+        assert!(compared > 200, "{name}: {compared}");
     }
 }

@@ -22,12 +22,14 @@ pub fn spell(bytes: &[u8]) -> String {
 
 /// The character of a byte.
 pub fn character(byte: u8) -> char {
-    if is_printable(byte) {
-        return char::from(byte);
-    }
-    let number = (0..byte).filter(|below| !is_printable(*below)).count();
+    let number = match byte {
+        _ if is_printable(byte) => return char::from(byte),
+        0..=0x20 => byte,
+        0x7f..=0xa0 => byte - 0x7f + 0x21,
+        _ => 0x43,
+    };
     // `number` is below 68, so this is always a character.
-    char::from_u32(0x100 + number as u32).unwrap_or(char::REPLACEMENT_CHARACTER)
+    char::from_u32(0x100 + u32::from(number)).unwrap_or(char::REPLACEMENT_CHARACTER)
 }
 
 /// The byte of a code point, or `None` where the code point is not in the alphabet.

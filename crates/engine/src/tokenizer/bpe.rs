@@ -84,11 +84,14 @@ impl Bpe {
                 token(id, text.starts[start]);
             } else {
                 word.merge(self);
-                word.each(|symbol, at| {
-                    match self.fallbacks.get(symbol.wrapping_sub(vocabulary.len()) as usize) {
-                        _ if symbol < vocabulary.len() => token(symbol, at),
-                        Some(fallback) => fallback.iter().for_each(|&id| token(id, at)),
-                        None => {}
+                word.each(|symbol, at| match symbol.checked_sub(vocabulary.len()) {
+                    None => token(symbol, at),
+                    Some(other) => {
+                        self.fallbacks
+                            .get(other as usize)
+                            .into_iter()
+                            .flatten()
+                            .for_each(|&id| token(id, at));
                     }
                 });
             }

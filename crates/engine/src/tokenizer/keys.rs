@@ -18,8 +18,8 @@ impl<'m> Keys<'m> {
         Self { path, metadata }
     }
 
-    pub(super) fn text(&self, key: &str) -> Result<Option<&'m Text>> {
-        self.typed(key, "a string", Value::as_text)
+    pub(super) fn text(&self, key: &str) -> Result<Option<&'m [u8]>> {
+        self.typed(key, "a string", |value| value.as_text().map(c_string))
     }
 
     pub(super) fn u32(&self, key: &str) -> Result<Option<u32>> {
@@ -80,4 +80,10 @@ impl<'m> Keys<'m> {
         let Some(value) = self.metadata.get(key) else { return Ok(None) };
         read(value).map(Some).ok_or_else(|| self.bad(key, expected, value.type_name()))
     }
+}
+
+/// The bytes of a string that the reference sees.
+pub(super) fn c_string(text: &Text) -> &[u8] {
+    let bytes = text.as_bytes();
+    &bytes[..bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len())]
 }

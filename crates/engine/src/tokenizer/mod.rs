@@ -38,7 +38,7 @@ use crate::error::{Error, Result};
 use crate::gguf::{File, Metadata};
 use bpe::Bpe;
 use code_points::{CodePoints, readable};
-use keys::Keys;
+use keys::{Keys, c_string};
 use partition::{Fragment, Partition};
 use pieces::Spelling;
 use sentence_piece::Escaped;
@@ -116,12 +116,12 @@ impl<'m> Tokenizer<'m> {
         let keys = Keys::new(path, metadata);
         let mut notes = Vec::new();
         let model = keys.text(MODEL)?.ok_or_else(|| keys.missing(MODEL))?;
-        let pre_tokenizer = match model.as_bytes() {
+        let pre_tokenizer = match model {
             b"gpt2" => Some(pre_tokenizer(&keys, &mut notes)?),
             b"llama" => None,
             b"bert" | b"t5" | b"rwkv" | b"no_vocab" => {
                 let why = "this engine tokenizes with `gpt2` and `llama`";
-                return Err(keys.unsupported(format!("{MODEL} = \"{model}\""), why));
+                return Err(keys.unsupported(format!("{MODEL} = \"{}\"", model.escape_ascii()), why));
             }
             other => {
                 let found = format!("\"{}\"", other.escape_ascii());
@@ -313,7 +313,7 @@ impl<'m> Tokenizer<'m> {
 fn pre_tokenizer(keys: &Keys<'_>, notes: &mut Vec<String>) -> Result<PreTokenizer> {
     let declared = keys.text(PRE)?;
     // A name that is not UTF-8 is no known name, and not an absent one.
-    let name = declared.map(|name| name.as_str().unwrap_or("\u{fffd}"));
+    let name = declared.map(|name| std::str::from_utf8(name).unwrap_or("\u{fffd}"));
     if name.unwrap_or_default().is_empty() {
         notes.push(format!(
             "`{PRE}` is missing: as the reference does, `default` is used, which is not what most models \
@@ -322,7 +322,7 @@ fn pre_tokenizer(keys: &Keys<'_>, notes: &mut Vec<String>) -> Result<PreTokenize
     }
     PreTokenizer::named(name).ok_or_else(|| {
         let known: Vec<&str> = PreTokenizer::known().collect();
-        let found = declared.map_or(String::new(), |name| format!("\"{name}\""));
+        let found = declared.map_or(String::new(), |name| format!("\"{}\"", name.escape_ascii()));
         keys.bad(PRE, format!("one of {}", known.join(", ")), found)
     })
 }
@@ -331,10 +331,10 @@ fn pre_tokenizer(keys: &Keys<'_>, notes: &mut Vec<String>) -> Result<PreTokenize
 fn merges<'m>(keys: &Keys<'m>) -> Result<impl ExactSizeIterator<Item = &'m [u8]>> {
     let merges = keys.texts(MERGES)?;
     for (rank, merge) in merges.iter().enumerate() {
-        if merge.as_bytes().is_empty() || !readable(merge.as_bytes()) {
+        if c_string(merge).is_empty() || !readable(c_string(merge)) {
             let found = format!("{merge:?} for merge {rank}");
             return Err(keys.bad(MERGES, "two sides in UTF-8", found));
         }
     }
-    Ok(merges.iter().map(|merge| merge.as_bytes()))
+    Ok(merges.iter().map(c_string))
 }

@@ -58,9 +58,7 @@ impl Partition {
         let mut specials: Vec<Special> = ids.map(|id| Special { id, strips: Strips::default() }).collect();
         sort::sort(&mut specials, |a, b| vocabulary.text(a.id).len() > vocabulary.text(b.id).len());
 
-        let text = |key| -> Result<Vec<u8>> {
-            Ok(keys.text(key)?.map(|text| text.as_bytes().to_vec()).unwrap_or_default())
-        };
+        let text = |key| keys.text(key).map(Option::unwrap_or_default);
         let holds = |text: &[u8], parts: &[&str]| {
             parts.iter().any(|part| memmem::find(text, part.as_bytes()).is_some())
         };
@@ -69,7 +67,7 @@ impl Partition {
             vocabulary.find(text.as_bytes()).ok_or_else(|| keys.bad(key, expected, "no such token"))
         };
         let (pre, name) = ("tokenizer.ggml.pre", "general.name");
-        if holds(&text(pre)?, &["jina-v2-de", "jina-v2-es", "jina-v2-code"]) {
+        if holds(text(pre)?, &["jina-v2-de", "jina-v2-es", "jina-v2-code"]) {
             let mask = required(pre, "<mask>")?;
             for special in specials.iter_mut().filter(|special| special.id == mask) {
                 special.strips.left = true;

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use super::keys::Keys;
+use super::keys::{Keys, c_string};
 use crate::error::Result;
 
 const TOKENS: &str = "tokenizer.ggml.tokens";
@@ -95,7 +95,7 @@ impl<'m> Vocabulary<'m> {
         // The reference gives a token without text a name.
         let texts: Vec<Cow<'m, [u8]>> = (0..)
             .zip(tokens)
-            .map(|(id, text): (u32, _)| match text.as_bytes() {
+            .map(|(id, text): (u32, _)| match c_string(text) {
                 [] => Cow::Owned(format!("[EMPTY_{id}]").into_bytes()),
                 text => Cow::Borrowed(text),
             })
