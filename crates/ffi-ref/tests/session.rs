@@ -84,6 +84,18 @@ fn dimensions_and_tokenizer() {
 }
 
 #[test]
+fn a_vocabulary_alone_tokenizes_and_does_not_decode() {
+    let (_folder, path) = tiny_model::write();
+    let model = Model::open_vocabulary(&canonical(), &path).expect("a valid model");
+    assert_eq!(model.vocabulary(), VOCABULARY);
+    assert_eq!(model.tokenize("bin", false, false).expect("text"), [98, 256]);
+    assert!(model.tokenize([0xff], false, false).is_err(), "the reference throws at what is not UTF-8");
+    let settings = SessionSettings { context: 64, batch: 64, micro_batch: 8, threads: 1 };
+    let refused = Session::new(&model, settings).expect_err("there are no weights");
+    assert!(refused.to_string().contains("vocabulary"), "{refused}");
+}
+
+#[test]
 fn broken_files_are_refused_with_the_reference_s_words() {
     let library = canonical();
     let folder = tempfile::tempdir().expect("a temporary folder");

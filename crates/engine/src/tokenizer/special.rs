@@ -6,6 +6,9 @@ use super::split::PreTokenizer;
 use super::vocabulary::{TokenKind, Vocabulary};
 use crate::error::Result;
 
+const BOS: &str = "tokenizer.ggml.bos_token_id";
+const EOS: &str = "tokenizer.ggml.eos_token_id";
+
 /// Texts that end a turn or a sequence. Each is made a control token wherever it stands.
 const ENDS_GENERATION: [&str; 7] =
     ["<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>", "<EOT>"];
@@ -55,7 +58,7 @@ const ROLES: [Role; 7] = [
 /// The tokens that are added to a text, and whether they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ends {
-    /// Beginning of sequence. It need not be in the vocabulary: the reference's default never is checked.
+    /// Beginning of sequence.
     pub(super) bos: Option<u32>,
     /// End of sequence.
     pub(super) eos: u32,
@@ -70,8 +73,9 @@ impl Ends {
     /// default in place.
     ///
     /// # Errors
-    /// A key of the wrong type, or a token that is to be added and does not exist: the reference aborts
-    /// at the first text.
+    /// A key of the wrong type; a default that is not in the vocabulary (the reference reads beyond its
+    /// array when it prints it); a bos that is to be added and is none (the reference aborts at the first
+    /// text).
     pub(super) fn read(
         keys: &Keys<'_>,
         vocabulary: &Vocabulary<'_>,
@@ -83,14 +87,23 @@ impl Ends {
             Some(pre) => (pre.default_bos.then_some(11), 11, pre.add_bos),
         };
         let ends = Self {
-            bos: id(keys, vocabulary, "tokenizer.ggml.bos_token_id")?.or(bos),
-            eos: id(keys, vocabulary, "tokenizer.ggml.eos_token_id")?.unwrap_or(eos),
+            bos: id(keys, vocabulary, BOS)?.or(bos),
+            eos: id(keys, vocabulary, EOS)?.unwrap_or(eos),
             add_bos: keys.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(add_bos),
             add_eos: keys.bool("tokenizer.ggml.add_eos_token")?.unwrap_or(false),
         };
+        for (key, found) in [(BOS, ends.bos), (EOS, Some(ends.eos))] {
+            if let Some(id) = found.filter(|&id| id >= vocabulary.len()) {
+                let expected = format!("an id below {}, the number of tokens", vocabulary.len());
+                return Err(keys.bad(
+                    key,
+                    expected,
+                    format!("none in range, and the default {id} is not either"),
+                ));
+            }
+        }
         if ends.add_bos && ends.bos.is_none() {
-            let key = "tokenizer.ggml.bos_token_id";
-            return Err(keys.bad(key, "an id: tokenizer.ggml.add_bos_token is set", "none"));
+            return Err(keys.bad(BOS, "an id: tokenizer.ggml.add_bos_token is set", "none"));
         }
         Ok(ends)
     }

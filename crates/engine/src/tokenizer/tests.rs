@@ -33,6 +33,8 @@ fn keys(changes: &[(&'static str, Option<Value>)]) -> Vec<(&'static str, Value)>
         ("tokenizer.ggml.tokens", texts(&["a", "b", "ab", "Ġ", "<x>", "<|y|>"])),
         ("tokenizer.ggml.token_type", types(&[1, 1, 1, 1, 3, 4])),
         (MERGES, texts(&["a b"])),
+        ("tokenizer.ggml.bos_token_id", Value::from(4u32)),
+        ("tokenizer.ggml.eos_token_id", Value::from(5u32)),
     ];
     for (key, value) in changes {
         keys.retain(|(there, _)| there != key);
@@ -52,13 +54,11 @@ fn ids(tokenizer: &Tokenizer<'_>, text: &str, add: bool, parse: bool) -> Vec<i32
 
 #[test]
 fn merges_special_tokens_and_ends() {
-    let bos = ("tokenizer.ggml.bos_token_id", Some(Value::from(4u32)));
     let add_bos = ("tokenizer.ggml.add_bos_token", Some(Value::from(true)));
     let add_eos = ("tokenizer.ggml.add_eos_token", Some(Value::from(true)));
-    with(&[bos, add_bos, add_eos], |tokenizer| {
+    with(&[add_bos, add_eos], |tokenizer| {
         let tokenizer = tokenizer.expect("valid");
-        // Without a key the end is 11, which need not be in the vocabulary.
-        assert_eq!(ids(&tokenizer, "aab<x>", true, true), [4, 0, 2, 4, 11]);
+        assert_eq!(ids(&tokenizer, "aab<x>", true, true), [4, 0, 2, 4, 5]);
         assert_eq!(
             ids(&tokenizer, "ab<|y|>a", false, false),
             [2, 5, 0],
@@ -67,13 +67,14 @@ fn merges_special_tokens_and_ends() {
         assert_eq!(ids(&tokenizer, "", false, true), [0; 0]);
         let tokens =
             tokenizer.tokenize(b"ab b<x>a", SpecialTokens { add: true, parse: true }).expect("UTF-8");
-        assert_eq!(tokens.ids, [4, 2, 3, 1, 4, 0, 11]);
+        assert_eq!(tokens.ids, [4, 2, 3, 1, 4, 0, 5]);
         assert_eq!(tokens.starts, [0, 0, 2, 3, 4, 7, 8]);
         assert!(tokenizer.notes().is_empty() && !tokenizer.is_empty());
-        let shown = |remove, unparse| tokenizer.detokenize(&[4, 2, 4, 5], remove, unparse).expect("in range");
-        assert_eq!(shown(false, true), b"<x>ab<x><|y|>");
-        assert_eq!(shown(true, true), b"ab<x><|y|>");
-        assert_eq!(shown(false, false), b"ab<|y|>");
+        let shown =
+            |remove, unparse| tokenizer.detokenize(&[4, 2, 4, 5, 0], remove, unparse).expect("in range");
+        assert_eq!(shown(false, true), b"<x>ab<x><|y|>a");
+        assert_eq!(shown(true, true), b"ab<x><|y|>a");
+        assert_eq!(shown(false, false), b"ab<|y|>a");
         assert!(matches!(tokenizer.piece(-1), Err(Error::TokenOutOfRange { .. })));
         assert!(matches!(
             tokenizer.detokenize(&[0, 6], false, true),
@@ -100,6 +101,8 @@ fn a_vocabulary_that_the_reference_refuses_is_refused_with_its_key() {
         ("tokenizer.ggml.token_type", "array of f32", Some(floats(&[1.0; 6]))),
         ("tokenizer.ggml.scores", "each of the 6 tokens", Some(floats(&[1.0]))),
         ("tokenizer.ggml.scores", "NaN for token 5", Some(floats(&[0.0, 0.0, 0.0, 0.0, 0.0, f32::NAN]))),
+        ("tokenizer.ggml.bos_token_id", "the default 11", None),
+        ("tokenizer.ggml.eos_token_id", "the default 11", Some(Value::from(6u32))),
         (MERGES, "missing", None),
         (MERGES, "merge 1", Some(texts(&["a b", ""]))),
         ("tokenizer.ggml.bos_token_id", "i32", Some(Value::from(1i32))),
@@ -124,20 +127,23 @@ fn a_vocabulary_that_the_reference_refuses_is_refused_with_its_key() {
     }
     let mask = with(&[(PRE, Some(Value::from("jina-v2-de")))], |tokenizer| tokenizer.map(drop));
     assert!(mask.expect_err("no mask").to_string().contains("<mask>"));
-    let bos = with(
-        &[(PRE, Some(Value::from("chatglm-bpe"))), ("tokenizer.ggml.add_bos_token", Some(true.into()))],
-        |t| t.map(drop),
-    );
+    let no_bos = [
+        (PRE, Some(Value::from("chatglm-bpe"))),
+        ("tokenizer.ggml.bos_token_id", None),
+        ("tokenizer.ggml.add_bos_token", Some(Value::from(true))),
+    ];
+    let bos = with(&no_bos, |tokenizer| tokenizer.map(drop));
     assert!(bos.expect_err("no bos").to_string().contains("bos_token_id"));
 }
 
 #[test]
 fn texts_that_are_not_utf8_are_refused_where_the_reference_reads_them() {
-    let broken = Value::Array(Array::from(vec![crate::gguf::Text::from(&b"\xff"[..])]));
+    let tokens = [&b"\xff"[..], b"a", b"b", b"c", b"d", b"e"].map(crate::gguf::Text::from);
+    let broken = Value::Array(Array::from(tokens.to_vec()));
     let refused = |kind| {
         let changes = [
             ("tokenizer.ggml.tokens", Some(broken.clone())),
-            ("tokenizer.ggml.token_type", Some(types(&[kind]))),
+            ("tokenizer.ggml.token_type", Some(types(&[kind, 1, 1, 1, 1, 1]))),
         ];
         with(&changes, |tokenizer| tokenizer.map(drop).is_err())
     };

@@ -184,8 +184,6 @@ impl Pieces {
         let mut ids: Vec<i32> = ours.ids.iter().chain(theirs).copied().collect();
         ids.sort_unstable();
         ids.dedup();
-        // A model may add a bos that its vocabulary does not have. The reference cannot name it either.
-        ids.retain(|&id| tokenizer.kind(id).is_ok());
         let mut pieces = Self { subject: BTreeMap::new(), differences: Vec::new() };
         let reference = reference.piece_bytes(&ids).map_err(Failure::reference)?;
         for (token, reference) in ids.into_iter().zip(reference) {
