@@ -6,7 +6,6 @@
 
 #[path = "tokenizer/cli.rs"]
 mod cli;
-#[allow(dead_code, reason = "each test program uses a part of it")]
 mod common;
 #[path = "tokenizer/vocabularies.rs"]
 mod vocabularies;
@@ -163,7 +162,7 @@ fn compare_random_texts() {
             }
         }
         assert!(compared > count / 2 && tokens > 10 * compared, "{name}: {compared} texts, {tokens} tokens");
-        println!("{name}: {compared} texts, {tokens} tokens, {refused} texts that both refuse");
+        eprintln!("{name}: {compared} texts, {tokens} tokens, {refused} texts that both refuse");
     }
 }
 
@@ -252,7 +251,7 @@ fn compare_repository_files() {
             tokens += ids.len();
         }
         assert!(tokens > 100_000, "{name}: {tokens}");
-        println!("{name}: {} files, {tokens} tokens", files.len());
+        eprintln!("{name}: {} files, {tokens} tokens", files.len());
     }
 }
 
