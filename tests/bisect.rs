@@ -57,6 +57,7 @@ fn one_flipped_code_is_one_token_one_row_one_block() {
     assert_eq!(report["target"]["tap"], "Kcur-1");
     assert_eq!(report["target"]["mode"], "isolated");
     assert_eq!(tokens(&report).len(), 1);
+    assert_eq!(report["smallest"]["blame"], "subject");
     // The code in the middle of [256, 128]: the first one of row 64.
     let smallest = &report["smallest"];
     assert_eq!(smallest["matrix"], "blk.1.attn_k.weight");
@@ -178,6 +179,8 @@ fn a_genuine_error_of_the_reference_is_reduced_to_the_blocks_that_it_takes() {
     assert_eq!(smallest["blocks"].as_array().map(Vec::len), Some(15));
     assert_eq!(step(&report, "row")["complement_passes"], true);
     assert_eq!(step(&report, "blocks")["complement_passes"], true);
+
+    assert_eq!(smallest["blame"], "reference");
 
     let (again, stdout) = {
         let check = ["check", part.to_str().expect("UTF-8"), "--tokens", "7", "-n", "0", "--format", "json"];

@@ -49,6 +49,10 @@ fn every_effective_fault_is_found_where_it_was_planted() {
             assert!(fault["found_tap"].is_null(), "{what}: found without an effect");
         }
     }
+    let tally = &report["tally"];
+    assert_eq!(tally["blamed_reference"], 0, "{tally}");
+    let share = tally["blamed_subject"].as_f64().zip(tally["effective"].as_f64());
+    assert!(share.is_some_and(|(blamed, effective)| blamed > 0.8 * effective), "{tally}");
     assert_eq!((report["false_alarms"].as_u64(), code), (Some(0), 0), "{:?}", report["alarms"]);
     assert_eq!(report["detection_rate"], 1.0);
     assert_eq!(report["localisation_rate"], 1.0);

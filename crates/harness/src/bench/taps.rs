@@ -19,7 +19,7 @@ use super::workload::prompt_tokens;
 use crate::case::{Case, LayerSelection, LogitSelection, ModeSelection, Settings};
 use crate::compare::lockstep::Engines;
 use crate::compare::run::{Comparison, Observer, Plan, RunError};
-use crate::compare::{IsolatedMode, align::Aligned};
+use crate::compare::{IsolatedMode, OracleUse, align::Aligned};
 use crate::engines::{Engine, Event, Reference, Subject};
 use crate::exit::Failure;
 
@@ -126,7 +126,7 @@ impl Arena<'_> {
                 let sink = sink.as_mut().map(|sink| sink as &mut dyn TapSink);
                 session.decode(&batch, sink).map_err(DuelError::Setup)?;
             }
-            Ok(started.elapsed())
+            Ok::<_, DuelError>(started.elapsed())
         };
         let (nothing, everything) = (Sink { wants: false }, Sink { wants: true });
         Ok([run(None)?, run(Some(nothing))?, run(Some(everything))?])
@@ -156,7 +156,8 @@ impl Arena<'_> {
     fn check(&mut self, case: &Case, mode: ModeSelection) -> Result<(Duration, usize), DuelError> {
         let case = Case { settings: Settings { mode, ..case.settings.clone() }, ..case.clone() };
         let settings = &case.settings;
-        let new_isolated = || IsolatedMode::new(Arc::clone(self.model), settings);
+        let new_isolated =
+            || IsolatedMode::new(self.model, Arc::clone(self.model), settings, OracleUse::Disagreements);
         let mut isolated = mode.isolated().then(new_isolated).transpose().map_err(DuelError::Setup)?;
         let boundaries = match mode.isolated() {
             true => IsolatedMode::boundaries(self.model, settings),

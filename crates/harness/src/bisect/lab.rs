@@ -10,7 +10,7 @@ use crate::case::Case;
 use crate::compare::align::Aligned;
 use crate::compare::lockstep::Engines;
 use crate::compare::run::{Observer, Plan, RunError};
-use crate::compare::{Comparison, IsolatedMode, KnownDivergences};
+use crate::compare::{Comparison, IsolatedMode, KnownDivergences, OracleUse};
 use crate::engines::{
     Engine, EngineFailure, OwnedTap, Reference, ReferenceFailure, ReferenceOptions, Subject,
 };
@@ -64,6 +64,8 @@ pub struct Lab {
     pub fault: Option<Fault>,
     /// The file of known divergences, which are no findings.
     pub known: Option<PathBuf>,
+    /// When the oracle is asked.
+    pub oracle: OracleUse,
     /// What is left of a matrix in the model's file. A fault is planted in the whole matrix, and thinned out with it.
     pub thinning: Option<Thinning>,
     /// Runs so far.
@@ -75,7 +77,15 @@ pub struct Lab {
 impl Lab {
     /// A lab without a running reference.
     pub fn new(options: ReferenceOptions, fault: Option<Fault>, known: Option<PathBuf>) -> Self {
-        Self { options, fault, known, thinning: None, runs: 0, process: None }
+        Self {
+            options,
+            fault,
+            known,
+            oracle: OracleUse::Disagreements,
+            thinning: None,
+            runs: 0,
+            process: None,
+        }
     }
 
     /// The reference's process for a model.
@@ -142,7 +152,14 @@ impl Lab {
         let delivery = self.plant(&mut model)?;
         let model = Arc::new(model);
         let mut isolated = match settings.mode.isolated() {
-            true => Some(IsolatedMode::new(Arc::clone(&model), settings)?),
+            true => {
+                // The oracle goes by the model without the fault.
+                let truth = match self.fault {
+                    None => Arc::clone(&model),
+                    Some(_) => Arc::new(Model::open(&case.model)?),
+                };
+                Some(IsolatedMode::new(&truth, Arc::clone(&model), settings, self.oracle)?)
+            }
             false => None,
         };
         let boundaries =

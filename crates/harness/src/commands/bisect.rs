@@ -92,6 +92,7 @@ pub fn run(args: &BisectArgs) -> Result<ExitCode, Failure> {
     let model = Arc::new(Model::open(path).map_err(Failure::usage)?);
     let hyper = model.hyper();
     let mut lab = Lab::new(args.run.reference()?, args.fault, args.run.known_divergences.clone());
+    lab.oracle = args.run.oracle_use();
     let reference = lab.reference(path).map_err(Failure::reference)?;
     reference.expect_sizes(hyper.vocabulary, hyper.layers).map_err(Failure::reference)?;
     let tokens = prompt.tokens(reference).map_err(Failure::reference)?;

@@ -22,7 +22,7 @@ use crate::compare::align::Aligned;
 use crate::compare::lockstep::Engines;
 use crate::compare::run::{Observer, Plan, RunError};
 use crate::compare::tolerance::{Floor, Metric, Table};
-use crate::compare::{Comparison, IsolatedMode, RunVerdict, TapVerdict};
+use crate::compare::{Comparison, IsolatedMode, OracleUse, RunVerdict, TapVerdict};
 use crate::engines::reference::protocol::Build;
 use crate::engines::{Engine, EngineFailure, Reference, ReferenceOptions, Subject};
 use crate::exit::{ExitCode, Failure};
@@ -227,7 +227,8 @@ impl Builds {
     /// One run of the canonical build against the other one, in both modes.
     fn compare(&mut self, model: &Arc<Model>, case: &Case) -> Result<Comparison, Failure> {
         let settings = &case.settings;
-        let mut isolated = IsolatedMode::new(Arc::clone(model), settings).map_err(Failure::usage)?;
+        let mut isolated = IsolatedMode::new(model, Arc::clone(model), settings, OracleUse::Never)
+            .map_err(Failure::usage)?;
         self.canonical.open_session(settings, Vec::new()).map_err(Failure::reference)?;
         self.other.open_session(settings, Vec::new()).map_err(Failure::reference)?;
         let mut engines = Engines { subject: &mut self.canonical, reference: &mut self.other };

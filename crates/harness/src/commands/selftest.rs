@@ -89,6 +89,7 @@ pub fn run(args: &SelftestArgs) -> Result<ExitCode, Failure> {
         output::check_writable(&report.path)?;
     }
     let reference = ReferenceOptions {
+        memory: None,
         executable: this_executable()?,
         library: None,
         timeout: Duration::from_secs(args.reference_timeout),

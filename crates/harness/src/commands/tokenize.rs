@@ -115,6 +115,7 @@ pub fn run(args: &TokenizeArgs) -> Result<ExitCode, Failure> {
     let file = File::open(path).map_err(Failure::usage)?;
     let tokenizer = Tokenizer::of(&file).map_err(Failure::usage)?;
     let options = ReferenceOptions {
+        memory: None,
         executable: this_executable()?,
         library: args.reference_library.clone(),
         timeout: Duration::from_secs(args.reference_timeout),

@@ -29,6 +29,8 @@ const SHARED: &str = "the subject's inputs were the reference's, bit for bit: co
 /// When the oracle is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OracleUse {
+    /// Never: how far two sides are apart is enough.
+    Never,
     /// About nodes on which the two sides disagree.
     Disagreements,
     /// About every node, so that two engines that are wrong in the same way are found.
@@ -236,7 +238,7 @@ impl IsolatedMode {
     ) -> Result<Outcome, EngineFailure> {
         let every_node = self.ask == OracleUse::EveryNode;
         let wanted = match judgement.verdict {
-            TapVerdict::Diverged => true,
+            TapVerdict::Diverged => self.ask != OracleUse::Never,
             TapVerdict::Exact => every_node,
             TapVerdict::Within | TapVerdict::Unmeasured => false,
         };

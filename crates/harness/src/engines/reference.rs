@@ -94,10 +94,6 @@ impl Reference {
         build: Build,
         model: &Path,
     ) -> Result<Self, ReferenceFailure> {
-        let memory = options.memory.unwrap_or_else(guard::default_cap);
-        let mut process =
-            ReferenceProcess::spawn(&options.executable, Limits { silence: options.timeout, memory })?;
-        greet(&mut process)?;
         Self::load(options, build, model, false)
     }
 
@@ -107,11 +103,10 @@ impl Reference {
         model: &Path,
         vocabulary_only: bool,
     ) -> Result<Self, ReferenceFailure> {
-        let mut process = ReferenceProcess::spawn(&options.executable, options.timeout)?;
-        match process.receive()? {
-            (Response::Hello { .. }, _) => {}
-            (other, _) => return Err(unexpected(&mut process, "a greeting", &other)),
-        }
+        let memory = options.memory.unwrap_or_else(guard::default_cap);
+        let mut process =
+            ReferenceProcess::spawn(&options.executable, Limits { silence: options.timeout, memory })?;
+        greet(&mut process)?;
         let path_bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
         let library = options.library.as_deref().map(path_bytes);
         let request = Request::Load { model: path_bytes(model), library, build, vocabulary_only };

@@ -8,7 +8,7 @@ use super::catalogue::{CATALOGUE, FaultKind};
 use super::scene::{Scene, SceneError};
 use super::site::Fault;
 use super::trial::{CleanRun, Finding, Rig, Trial, TrialError, clean_run_of};
-use crate::compare::RunVerdict;
+use crate::compare::{Blame, RunVerdict};
 use crate::engines::{EngineFailure, Reference, ReferenceFailure, ReferenceOptions};
 use crate::exit::ExitCode;
 use crate::generate::Preset;
@@ -112,6 +112,10 @@ pub struct Tally {
     pub detected: usize,
     /// Detected ones that were localised.
     pub localised: usize,
+    /// Effective ones for which the subject is blamed.
+    pub blamed_subject: usize,
+    /// Effective ones for which the reference is blamed, alone or too: it is never at fault here.
+    pub blamed_reference: usize,
     /// Planted ones that provably change nothing.
     pub without_effect: usize,
     /// Faults that do not apply to their model.
@@ -130,13 +134,15 @@ impl Findings {
             effective,
             detected: count(|fault| fault.effective && fault.detected),
             localised: count(|fault| fault.effective && fault.localised),
+            blamed_subject: count(|fault| fault.blame() == Some(Blame::Subject)),
+            blamed_reference: count(FaultResult::blames_reference),
             without_effect: self.faults.len() - not_applicable - effective,
             not_applicable,
         }
     }
 
-    /// Exit 0 if at least 98 % of the effective faults were detected, each of them localised, and no clean run
-    /// raised an alarm; 2 if there was nothing to detect; else 1. A fault without an effect that is "detected"
+    /// Exit 0 if at least 98 % of the effective faults were detected, each of them localised and none blamed on the
+    /// reference, and no clean run raised an alarm; 2 if there was nothing to detect; else 1. A fault without an effect that is "detected"
     /// is a false alarm as well.
     pub fn exit_code(&self) -> ExitCode {
         let tally = self.tally();
@@ -146,7 +152,7 @@ impl Findings {
             ExitCode::Divergence
         } else if tally.effective == 0 {
             ExitCode::Incomplete
-        } else if rate < LEAST_DETECTED || tally.localised < tally.detected {
+        } else if rate < LEAST_DETECTED || tally.localised < tally.detected || tally.blamed_reference > 0 {
             ExitCode::Divergence
         } else {
             ExitCode::Parity
@@ -229,6 +235,17 @@ pub fn clean_scene(seed: u64) -> Result<Scene, SceneError> {
 }
 
 impl FaultResult {
+    /// Who is blamed for what was found of an effective fault. The oracle leaves undecided what differs by less than
+    /// its bound, such as another order of additions; of a tap that is missing there is nothing to decide.
+    fn blame(&self) -> Option<Blame> {
+        self.found.as_ref().filter(|_| self.effective)?.blame
+    }
+
+    /// Whether the reference is blamed, alone or with the subject.
+    pub fn blames_reference(&self) -> bool {
+        matches!(self.blame(), Some(Blame::Reference | Blame::Both))
+    }
+
     fn new(model: &str, trial: &Trial) -> Self {
         Self {
             fault: trial.fault.to_string(),
@@ -281,6 +298,7 @@ fn in_parallel<T: Sync, R: Send>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compare::Mode;
 
     fn fault(effective: bool, detected: bool, localised: bool) -> FaultResult {
         FaultResult {
@@ -316,6 +334,14 @@ mod tests {
         assert_eq!(exit(&[(97, found.clone()), (3, missed)], 0), ExitCode::Divergence, "97 of 100");
         assert_eq!(exit(&[(999, found.clone()), (1, elsewhere)], 0), ExitCode::Divergence);
         assert_eq!(exit(&[(999, found.clone()), (1, phantom)], 0), ExitCode::Divergence);
+        let blaming = |blame| {
+            let finding = Finding { tap: String::new(), batch: 0, mode: Mode::Isolated, blame: Some(blame) };
+            exit(&[(1, FaultResult { found: Some(finding), ..found.clone() })], 0)
+        };
+        assert_eq!(blaming(Blame::Subject), ExitCode::Parity);
+        assert_eq!(blaming(Blame::Undecided), ExitCode::Parity);
+        assert_eq!(blaming(Blame::Reference), ExitCode::Divergence);
+        assert_eq!(blaming(Blame::Both), ExitCode::Divergence);
         assert_eq!(exit(&[(999, found)], 1), ExitCode::Divergence, "a false alarm");
         assert_eq!(exit(&[(3, nil)], 0), ExitCode::Incomplete, "nothing was tested");
         assert_eq!(exit(&[], 0), ExitCode::Incomplete);
@@ -332,6 +358,8 @@ mod tests {
             effective: 1,
             detected: 1,
             localised: 1,
+            blamed_subject: 0,
+            blamed_reference: 0,
             without_effect: 1,
             not_applicable: 1,
         };

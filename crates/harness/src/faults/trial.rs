@@ -16,7 +16,7 @@ use crate::case::Case;
 use crate::compare::align::Aligned;
 use crate::compare::lockstep::Engines;
 use crate::compare::run::{Observer, Plan, RunError};
-use crate::compare::{Comparison, IsolatedMode, Mode, RunVerdict, TapResult, TapVerdict};
+use crate::compare::{Blame, Comparison, IsolatedMode, Mode, OracleUse, RunVerdict, TapResult, TapVerdict};
 use crate::engines::{Engine, EngineFailure, EngineManifest, Reference, Subject};
 use crate::exit::Failure;
 
@@ -24,6 +24,8 @@ use crate::exit::Failure;
 #[derive(Debug)]
 pub struct Rig {
     case: Case,
+    /// The model without a fault, by which the oracle goes.
+    truth: Arc<Model>,
     reference: Arc<Recording>,
     subject: EngineManifest,
     layers: usize,
@@ -60,6 +62,8 @@ pub struct Finding {
     pub batch: usize,
     /// On what inputs the subject computed it.
     pub mode: Mode,
+    /// Who is wrong, where it is a divergence.
+    pub blame: Option<Blame>,
 }
 
 /// What came of a fault.
@@ -112,9 +116,10 @@ impl Rig {
         let mut subject = Subject::new(Arc::clone(&model), &case.settings)?;
         let clean = Recording::record(&case, &mut subject)?;
         let layers = model.hyper().layers;
-        let clean_cache = CacheContents::after(model, &case.settings, &clean)?;
+        let clean_cache = CacheContents::after(Arc::clone(&model), &case.settings, &clean)?;
         let subject = subject.describe();
-        Ok(Self { case, reference: Arc::new(recorded), subject, layers, clean, clean_cache })
+        let reference = Arc::new(recorded);
+        Ok(Self { case, truth: model, reference, subject, layers, clean, clean_cache })
     }
 
     /// The case.
@@ -137,9 +142,8 @@ impl Rig {
     /// # Errors
     /// [`TrialError`].
     pub fn clean_run(&self) -> Result<CleanRun, TrialError> {
-        let model = open(&self.case.model)?;
-        let mut subject = Subject::new(Arc::clone(&model), &self.case.settings)?;
-        Ok(clean_run(&self.compare(model, &mut subject)?))
+        let mut subject = Subject::new(Arc::clone(&self.truth), &self.case.settings)?;
+        Ok(clean_run(&self.compare(Arc::clone(&self.truth), &mut subject)?))
     }
 
     /// Plants `fault` into a subject of its own, finds out whether it has an effect, and compares.
@@ -182,7 +186,7 @@ impl Rig {
     /// Compares `subject`, which runs `model`, with the recorded reference.
     fn compare(&self, model: Arc<Model>, subject: &mut dyn Engine) -> Result<Comparison, TrialError> {
         let mut reference = Replay::new(Arc::clone(&self.reference));
-        run(&self.case, model, &mut Engines { subject, reference: &mut reference })
+        run(&self.case, &self.truth, model, &mut Engines { subject, reference: &mut reference })
     }
 }
 
@@ -208,12 +212,17 @@ pub fn clean_run_of(case: &Case, reference: &mut Reference) -> Result<CleanRun, 
     let model = open(&case.model)?;
     let mut subject = Subject::new(Arc::clone(&model), &case.settings)?;
     reference.open_session(&case.settings, Vec::new()).map_err(EngineFailure::from)?;
-    Ok(clean_run(&run(case, model, &mut Engines { subject: &mut subject, reference })?))
+    Ok(clean_run(&run(case, &model, Arc::clone(&model), &mut Engines { subject: &mut subject, reference })?))
 }
 
-/// Compares in both modes; `model` is what the subject runs.
-fn run(case: &Case, model: Arc<Model>, engines: &mut Engines<'_>) -> Result<Comparison, TrialError> {
-    let mut isolated = IsolatedMode::new(model, &case.settings)?;
+/// Compares in both modes; `model` is what the subject runs, `truth` what it should run.
+fn run(
+    case: &Case,
+    truth: &Arc<Model>,
+    model: Arc<Model>,
+    engines: &mut Engines<'_>,
+) -> Result<Comparison, TrialError> {
+    let mut isolated = IsolatedMode::new(truth, model, &case.settings, OracleUse::Disagreements)?;
     let mut comparison = Comparison::default();
     let mut plan = Plan { chained: true, isolated: Some(&mut isolated), observer: &mut Blind };
     match comparison.run(case, engines, &mut plan) {
@@ -236,7 +245,7 @@ fn verdict(comparison: &Comparison) -> RunVerdict {
 fn first_finding(comparison: &Comparison) -> Option<Finding> {
     let isolated = findings(comparison).find(|result| result.mode == Mode::Isolated);
     let first = isolated.or_else(|| findings(comparison).next())?;
-    Some(Finding { tap: first.tap.clone(), batch: first.batch, mode: first.mode })
+    Some(Finding { tap: first.tap.clone(), batch: first.batch, mode: first.mode, blame: first.blame })
 }
 
 /// The taps that isolated mode does not find exact.

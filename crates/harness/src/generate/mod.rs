@@ -40,7 +40,6 @@ pub use error::GenerateError;
 pub use presets::Preset;
 pub use spec::{HeadType, ModelSpec, architecture};
 pub use stream::token_ids;
-pub use vocabulary::Vocabulary;
 pub use text::RandomTexts;
 pub use vocabulary::{Vocabulary, VocabularyKind};
 

@@ -12,8 +12,8 @@ mod origins;
 mod outcome;
 mod selftest;
 mod taps;
-mod tolerances;
 mod tokenize;
+mod tolerances;
 mod views;
 
 use layout::line;

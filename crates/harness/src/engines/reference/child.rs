@@ -67,41 +67,6 @@ fn serve(input: impl Read, output: impl Write) -> anyhow::Result<()> {
             Err(FrameError::Closed) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        let answer = match request {
-            Request::Load { model: path, library, build } => {
-                load(&path, library.as_deref(), build).map(|(loaded, ready)| {
-                    session = None;
-                    model = Some(loaded);
-                    (ready, Vec::new())
-                })
-            }
-            Request::Session(request) => {
-                with(model.as_ref()).and_then(|model| open(model, &request)).map(|opened| {
-                    selection = Selection { layers: request.layers, boundaries: request.boundaries };
-                    session = Some(opened);
-                    (Response::SessionReady, Vec::new())
-                })
-            }
-            Request::Tokenize { .. } => with(model.as_ref()).and_then(|model| tokenize(model, &payload)),
-            Request::Pieces { .. } => with(model.as_ref()).and_then(|model| pieces(model, &payload)),
-            Request::Decode { tokens } => {
-                with(session.as_mut()).and_then(|session| decode(session, &tokens, &selection, &mut output))
-            }
-            Request::Replay { tokens, taps } => {
-                with(session.as_mut()).and_then(|session| replay(session, &tokens, &selection, taps))
-            }
-            Request::Clear => with(session.as_mut()).map(|session| {
-                session.kv_clear();
-                (Response::Done, Vec::new())
-            }),
-            Request::Time { position, .. } => {
-                with(session.as_mut()).and_then(|session| time(session, position, &payload))
-            }
-            Request::Rest => with(session.as_mut()).map(|session| {
-                session.rest();
-                (Response::Done, Vec::new())
-            }),
-        };
         let answer =
             match request {
                 Request::Load { model: path, library, build, vocabulary_only } => {
@@ -123,6 +88,9 @@ fn serve(input: impl Read, output: impl Write) -> anyhow::Result<()> {
                 Request::Pieces { .. } => with(model.as_ref()).and_then(|model| pieces(model, &payload)),
                 Request::Decode { tokens } => with(session.as_mut())
                     .and_then(|session| decode(session, &tokens, &selection, &mut output)),
+                Request::Replay { tokens, taps } => {
+                    with(session.as_mut()).and_then(|session| replay(session, &tokens, &selection, taps))
+                }
                 Request::Clear => with(session.as_mut()).map(|session| {
                     session.kv_clear();
                     (Response::Done, Vec::new())
@@ -197,11 +165,9 @@ fn load(
         None => built_in(build),
     }
     .map_err(|error| Stop::Answer(ErrorKind::Library, chain(&error)))?;
-    let model = Model::open(&library, Path::new(OsStr::from_bytes(path)))
-        .map_err(|error| refusal(ErrorKind::Model, error))?;
     let open = if vocabulary_only { Model::open_vocabulary } else { Model::open };
     let model = open(&library, Path::new(OsStr::from_bytes(path)))
-        .map_err(|error| Stop::Answer(ErrorKind::Model, chain(&error.into())))?;
+        .map_err(|error| refusal(ErrorKind::Model, error))?;
     let build = library.build();
     let ready = Response::Ready {
         version: build.version.clone(),

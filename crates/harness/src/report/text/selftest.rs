@@ -52,18 +52,19 @@ fn kinds(out: &mut String, report: &SelftestReport) {
     Tables { header, numeric_from: 2, tables: vec![(title.to_owned(), rows.collect())] }.put(out);
 }
 
-/// What was not found, or not where it is.
+/// What was not found, not where it is, or not blamed on the subject.
 fn misses(out: &mut String, report: &SelftestReport) {
-    let missed = report
-        .faults
-        .iter()
-        .filter(|fault| fault.effective != fault.localised || fault.detected != fault.effective);
+    let as_it_should_be = |fault: &FaultResult| {
+        fault.effective == fault.localised && fault.effective == fault.detected && !fault.blames_reference()
+    };
+    let missed = report.faults.iter().filter(|fault| !as_it_should_be(fault));
     let rows: Vec<[String; 5]> = missed
         .map(|fault| {
             let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
             let what = match (fault.effective, fault.detected) {
                 (true, false) => "not detected",
                 (false, _) => "detected without an effect",
+                (true, true) if fault.localised => "the reference is blamed",
                 _ => "found elsewhere",
             };
             [
@@ -76,7 +77,7 @@ fn misses(out: &mut String, report: &SelftestReport) {
         })
         .collect();
     if !rows.is_empty() {
-        let title = "missed: what was not found, or not where it is".to_owned();
+        let title = "missed: what was not found, not where it is, or blamed on the reference".to_owned();
         let header = ["fault", "model", "what", "expected", "found"];
         Tables { header, numeric_from: 5, tables: vec![(title, rows)] }.put(out);
     }
@@ -144,6 +145,12 @@ fn rates(out: &mut String, report: &SelftestReport) {
         "localised",
         &format!("{} of {}: {}", tally.localised, tally.detected, percent(report.localisation_rate)),
     );
+    let undecided = tally.effective.saturating_sub(tally.blamed_subject + tally.blamed_reference);
+    let blame = format!(
+        "subject {}, reference {}; undecided or nothing to judge {undecided}",
+        tally.blamed_subject, tally.blamed_reference
+    );
+    field(out, "blame", &blame);
     field(out, "clean runs", &format!("{}, false alarms: {}", report.clean_runs, report.false_alarms));
     line(out, "");
     line(out, &format!("time: {:.1} s", report.total_ms as f64 / 1e3));

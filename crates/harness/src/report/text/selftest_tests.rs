@@ -63,7 +63,7 @@ fn what_went_wrong_is_listed_with_its_reason() {
         not_applicable: Some("the model has one layer".to_owned()),
         ..fault("weights-of-another-layer", 0, false, false)
     };
-    let found = Some(Finding { tap: "l_out-1".to_owned(), batch: 3, mode: Mode::Isolated });
+    let found = Some(Finding { tap: "l_out-1".to_owned(), batch: 3, mode: Mode::Isolated, blame: None });
     let alarm = FalseAlarm { model: "tiny, seed 4".to_owned(), verdict: RunVerdict::Divergence, found };
     let faults =
         vec![fault("wrong-eps", 0, true, false), elsewhere, fault("mask-finite", 0, false, false), absent];
