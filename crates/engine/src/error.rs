@@ -38,6 +38,15 @@ pub enum Error {
         found: String,
     },
 
+    /// Another process truncated, rewrote or replaced the file while it was open, or the disk under it failed.
+    #[error("{}: changed while it was in use: {what}", path.display())]
+    FileChanged {
+        /// The file.
+        path: PathBuf,
+        /// What was noticed, with sizes or offsets.
+        what: String,
+    },
+
     /// A metadata key that the architecture needs is absent.
     #[error("{}: metadata key `{key}` is missing", path.display())]
     MissingKey {
@@ -109,6 +118,25 @@ pub enum Error {
         found: Vec<u64>,
     },
 
+    /// A matrix lies in the file with its two dims exchanged. It is recognised and not turned silently: its
+    /// values are in another order too.
+    #[error(
+        "{}: tensor `{tensor}` at byte {offset} is transposed: expected dims {expected:?}, found {found:?}",
+        path.display()
+    )]
+    Transposed {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Absolute offset of its data.
+        offset: u64,
+        /// Dims derived from the metadata (ggml order).
+        expected: Vec<u64>,
+        /// Dims in the file (ggml order).
+        found: Vec<u64>,
+    },
+
     /// A tensor's type is known but cannot be used in this place.
     #[error("{}: tensor `{tensor}` at byte {offset}: expected type {expected}, found {found}", path.display())]
     UnsupportedType {
@@ -151,6 +179,15 @@ pub enum Error {
         what: String,
         /// Why not.
         why: String,
+    },
+
+    /// A policy file cannot be used: not of its format, a key that is not known, bounds out of order.
+    #[error("{}: bad policy: {what}", path.display())]
+    BadPolicy {
+        /// The policy file.
+        path: PathBuf,
+        /// Which key, what was expected, what was found.
+        what: String,
     },
 
     /// A batch holds a token id that the vocabulary does not have.

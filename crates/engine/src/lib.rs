@@ -29,6 +29,7 @@ pub mod kv_cache;
 #[expect(unsafe_code, reason = "mapping a file")]
 pub mod mmap;
 pub mod model;
+pub mod norms;
 pub mod ops;
 pub mod quant;
 pub mod session;

@@ -1,4 +1,7 @@
-//! [`Array`]: a metadata array, one typed vector per element type.
+//! [`Array`]: a metadata array, one typed slice per element type.
+//!
+//! Boxed slices and not vectors: a hostile file can hold millions of tiny nested arrays, each of 12 bytes,
+//! and the capacity of a vector would make each of them a third larger in memory.
 
 use super::{Text, ValueType};
 
@@ -6,23 +9,23 @@ use super::{Text, ValueType};
 #[derive(Debug, Clone, PartialEq)]
 #[expect(missing_docs, reason = "each variant holds the elements of the value type of its name")]
 pub enum Array {
-    U8(Vec<u8>),
-    I8(Vec<i8>),
-    U16(Vec<u16>),
-    I16(Vec<i16>),
-    U32(Vec<u32>),
-    I32(Vec<i32>),
-    F32(Vec<f32>),
-    Bool(Vec<bool>),
-    String(Vec<Text>),
+    U8(Box<[u8]>),
+    I8(Box<[i8]>),
+    U16(Box<[u16]>),
+    I16(Box<[i16]>),
+    U32(Box<[u32]>),
+    I32(Box<[i32]>),
+    F32(Box<[f32]>),
+    Bool(Box<[bool]>),
+    String(Box<[Text]>),
     /// Arrays, which may differ in type and length.
-    Array(Vec<Self>),
-    U64(Vec<u64>),
-    I64(Vec<i64>),
-    F64(Vec<f64>),
+    Array(Box<[Self]>),
+    U64(Box<[u64]>),
+    I64(Box<[i64]>),
+    F64(Box<[f64]>),
 }
 
-/// `$body` with `$values` bound to the vector of `$array`, whatever its type.
+/// `$body` with `$values` bound to the slice of `$array`, whatever its type.
 macro_rules! with_values {
     ($array:expr, $values:ident => $body:expr) => {
         match $array {
@@ -99,7 +102,7 @@ macro_rules! from_vec {
     ($($variant:ident($element:ty)),* $(,)?) => {
         $(impl From<Vec<$element>> for Array {
             fn from(values: Vec<$element>) -> Self {
-                Self::$variant(values)
+                Self::$variant(values.into())
             }
         })*
     };

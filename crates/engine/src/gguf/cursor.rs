@@ -82,30 +82,28 @@ impl<'a> Cursor<'a> {
         let offset = self.position();
         let bytes = self.string(max, what)?;
         let fault = |expected: &str, found: String| self.malformed(offset, what, expected, found);
-        let name = std::str::from_utf8(bytes)
-            .map_err(|_| fault("a name in UTF-8", format!("\"{}\"", bytes.escape_ascii())))?;
+        let name = std::str::from_utf8(bytes).map_err(|_| fault("a name in UTF-8", quoted(bytes)))?;
         if name.is_empty() {
             return Err(fault("a name", "an empty string".to_owned()));
         }
         if name.contains('\0') {
-            return Err(fault("a name without NUL", format!("\"{}\"", bytes.escape_ascii())));
+            return Err(fault("a name without NUL", quoted(bytes)));
         }
         Ok(name)
     }
 
-    /// A number of records (u64), each of which takes at least `min_len` bytes of what follows.
-    pub(super) fn count(&mut self, min_len: u64, what: fmt::Arguments<'_>) -> Result<usize> {
+    /// A number of records (u64), at most `limit`, each of which takes at least `min_len` bytes of what
+    /// follows.
+    pub(super) fn count(&mut self, min_len: u64, limit: u64, what: fmt::Arguments<'_>) -> Result<usize> {
         let offset = self.position();
         let count = self.u64(what)?;
         let max = self.remaining() / min_len;
-        match usize::try_from(count) {
-            Ok(records) if count <= max => Ok(records),
-            _ => {
-                let expected =
-                    format!("at most {max}: {} bytes remain, {min_len} or more for each", self.remaining());
-                Err(self.malformed(offset, what, expected, count.to_string()))
-            }
-        }
+        let expected = match usize::try_from(count) {
+            Ok(records) if count <= max.min(limit) => return Ok(records),
+            _ if max > limit => format!("at most {limit}"),
+            _ => format!("at most {max}: {} bytes remain, {min_len} or more for each", self.remaining()),
+        };
+        Err(self.malformed(offset, what, expected, count.to_string()))
     }
 
     /// The error that `what` at `offset` should be `expected` and is `found`.
@@ -119,9 +117,33 @@ impl<'a> Cursor<'a> {
         Error::Malformed {
             path: self.path.to_owned(),
             offset,
-            what: what.to_string(),
+            what: printable(&what.to_string()),
             expected: expected.into(),
-            found: found.into(),
+            found: printable(&found.into()),
         }
     }
+}
+
+/// The longest text of a file that an error quotes, in bytes or characters.
+const QUOTED: usize = 160;
+
+/// Bytes of a file in an error message, in quotation marks: escaped, and cut where they are many.
+pub(super) fn quoted(bytes: &[u8]) -> String {
+    let shown = bytes.get(..QUOTED).unwrap_or(bytes);
+    let more = if shown.len() < bytes.len() { "…" } else { "" };
+    format!("\"{}{more}\"", shown.escape_ascii())
+}
+
+/// A text of an error that may hold names from a file: without characters that could steer a terminal, and
+/// not longer than is of use.
+fn printable(text: &str) -> String {
+    let mut shown = String::new();
+    for (count, character) in text.chars().enumerate() {
+        if count == 2 * QUOTED {
+            shown.push('…');
+            break;
+        }
+        if character.is_control() { shown.extend(character.escape_default()) } else { shown.push(character) }
+    }
+    shown
 }

@@ -16,6 +16,10 @@ pub(super) const ARRAY_DEPTH: usize = 8;
 /// can be so short in the file that its place in memory is several times larger.
 pub(super) const KEYS: u64 = 1 << 16;
 
+/// Number of tensors. This reader's own limit, far above what any model has: the index of names holds
+/// positions of 32 bits.
+pub(super) const TENSORS: u64 = u32::MAX as u64;
+
 /// Length of a key in bytes, by the GGUF specification.
 pub(super) const KEY_BYTES: u64 = u16::MAX as u64;
 

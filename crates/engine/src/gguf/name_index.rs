@@ -4,26 +4,27 @@
 /// takes a function from position to name.
 #[derive(Debug)]
 pub(super) struct NameIndex {
-    order: Box<[usize]>,
+    order: Box<[u32]>,
 }
 
 impl NameIndex {
-    /// Indexes a list of `len` entries. `Err` holds the position of the first entry whose name an
+    /// Indexes a list of at most 2³² entries. `Err` holds the position of the first entry whose name an
     /// earlier one has.
     pub(super) fn new<'n>(len: usize, name_of: impl Fn(usize) -> &'n str) -> Result<Self, usize> {
-        let mut order: Box<[usize]> = (0..len).collect();
+        let name_of = |position: u32| name_of(position as usize);
+        let mut order: Box<[u32]> = (0..len as u32).collect();
         order.sort_unstable_by_key(|&position| (name_of(position), position));
         let repeats = order.windows(2).filter(|pair| name_of(pair[0]) == name_of(pair[1]));
         match repeats.map(|pair| pair[1]).min() {
-            Some(position) => Err(position),
+            Some(position) => Err(position as usize),
             None => Ok(Self { order }),
         }
     }
 
     /// The position of `name`.
     pub(super) fn find<'n>(&self, name: &str, name_of: impl Fn(usize) -> &'n str) -> Option<usize> {
-        let found = self.order.binary_search_by(|&position| name_of(position).cmp(name)).ok()?;
-        Some(self.order[found])
+        let found = self.order.binary_search_by(|&position| name_of(position as usize).cmp(name)).ok()?;
+        Some(self.order[found] as usize)
     }
 }
 

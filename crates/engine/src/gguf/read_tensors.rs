@@ -5,6 +5,10 @@ use super::name_index::NameIndex;
 use super::tensor_type::describe_unknown_id;
 use super::{TensorInfo, TensorType, align_up, limits};
 use crate::error::Result;
+use crate::quant::i2_s;
+
+/// Bytes behind the codes of an I2_S tensor.
+const TAIL: u64 = i2_s::TAIL_BYTES as u64;
 
 /// Reads `count` records (bounded by the caller) and places the tensors in a file of `file_len`
 /// bytes. As in mainline, tensors lie in the order of their records, each at the next multiple of
@@ -16,31 +20,41 @@ pub(super) fn read_tensors(
     file_len: u64,
 ) -> Result<(Vec<TensorInfo>, NameIndex)> {
     let mut tensors = Vec::with_capacity(count);
-    let mut record_offsets = Vec::with_capacity(count);
+    let records_start = cursor.position();
     let mut data_len = 0u64;
     for number in 0..count {
-        record_offsets.push(cursor.position());
-        let tensor = read_record(cursor, number, data_len)?;
-        data_len = padded_end(cursor, &tensor, alignment, record_offsets[number])?;
+        let record_offset = cursor.position();
+        let tensor = read_record(cursor, number, data_len, tensors.last(), alignment)?;
+        data_len = padded_end(cursor, &tensor, alignment, record_offset)?;
         tensors.push(tensor);
     }
     let index = NameIndex::new(count, |position| tensors[position].name()).map_err(|position| {
         cursor.malformed(
-            record_offsets[position],
+            records_start + tensors[..position].iter().map(TensorInfo::record_len).sum::<u64>(),
             format_args!("tensor {position}"),
             "a name that no earlier tensor has",
             format!("`{}` again", tensors[position].name()),
         )
     })?;
     let data_start = align_up(cursor.position(), alignment);
-    for (tensor, record_offset) in tensors.iter_mut().zip(record_offsets) {
-        place(cursor, tensor, data_start, file_len, record_offset)?;
+    let mut record_end = records_start;
+    for tensor in &mut tensors {
+        record_end += tensor.record_len();
+        // A record ends with its offset.
+        place(cursor, tensor, data_start, file_len, record_end - 8)?;
     }
     Ok((tensors, index))
 }
 
-/// Reads one record. Its offset, still relative to the data section, must be `expected_offset`.
-fn read_record(cursor: &mut Cursor<'_>, number: usize, expected_offset: u64) -> Result<TensorInfo> {
+/// Reads one record. Its offset, still relative to the data section, must be `expected_offset`. `before` is
+/// the tensor before it.
+fn read_record(
+    cursor: &mut Cursor<'_>,
+    number: usize,
+    expected_offset: u64,
+    before: Option<&TensorInfo>,
+    alignment: u64,
+) -> Result<TensorInfo> {
     let name = cursor.name(limits::TENSOR_NAME_BYTES, format_args!("tensor {number}: name"))?;
     let (dims, dim_count) = read_dims(cursor, name)?;
 
@@ -63,10 +77,14 @@ fn read_record(cursor: &mut Cursor<'_>, number: usize, expected_offset: u64) -> 
     let offset_offset = cursor.position();
     let offset = cursor.u64(what)?;
     if offset != expected_offset {
-        let expected = format!("{expected_offset}, the padded end of the tensors before it");
+        let mut expected = format!("{expected_offset}, the padded end of the tensors before it");
+        if let Some(before) = before.filter(|before| ends_without_tail(before, offset, alignment)) {
+            expected +=
+                &format!(" (`{}` is i2_s: {TAIL} bytes with its scale follow its codes)", before.name());
+        }
         return Err(cursor.malformed(offset_offset, what, expected, offset.to_string()));
     }
-    Ok(TensorInfo { name: name.to_owned(), dims, dim_count, tensor_type, offset, byte_len })
+    Ok(TensorInfo { name: name.into(), dims, dim_count, tensor_type, offset, byte_len })
 }
 
 /// Reads the number of dims and the dims, missing ones 1.
@@ -106,13 +124,21 @@ fn padded_end(cursor: &Cursor<'_>, tensor: &TensorInfo, alignment: u64, record_o
     })
 }
 
-/// Makes the offset of `tensor` absolute and checks that its data lies in the file.
+/// Whether `next`, the offset of the tensor behind `tensor`, is where it would be if I2_S had no tail.
+fn ends_without_tail(tensor: &TensorInfo, next: u64, alignment: u64) -> bool {
+    tensor.tensor_type == TensorType::I2_S
+        && tensor.offset.checked_add(tensor.byte_len - TAIL).and_then(|end| align_up(end, alignment))
+            == Some(next)
+}
+
+/// Makes the offset of `tensor` absolute and checks that its data lies in the file. The field for the offset
+/// is at `field_offset`.
 fn place(
     cursor: &Cursor<'_>,
     tensor: &mut TensorInfo,
     data_start: Option<u64>,
     file_len: u64,
-    record_offset: u64,
+    field_offset: u64,
 ) -> Result<()> {
     let start = data_start.and_then(|data_start| data_start.checked_add(tensor.offset));
     match start.map(|start| (start, start.checked_add(tensor.byte_len))) {
@@ -121,19 +147,22 @@ fn place(
             Ok(())
         }
         _ => {
-            // name, number of dims, dims, type: then comes the offset.
-            let name_len = tensor.name.len() as u64;
-            let offset_offset = record_offset + 8 + name_len + 4 + 8 * u64::from(tensor.dim_count) + 4;
+            let present = start.map(|start| file_len.saturating_sub(start));
+            let mut expected = format!("{} bytes of data from there", tensor.byte_len);
+            if tensor.tensor_type == TensorType::I2_S
+                && present.is_some_and(|present| present >= tensor.byte_len - TAIL)
+            {
+                expected += &format!(", the last {TAIL} of them its tail with the scale");
+            }
+            let found = match present {
+                Some(present) => format!("{present} bytes before the end of the file"),
+                None => "an offset above 2^64".to_owned(),
+            };
             Err(cursor.malformed(
-                offset_offset,
+                field_offset,
                 format_args!("tensor `{}`: offset", tensor.name),
-                format!("{} bytes of data from there", tensor.byte_len),
-                match start {
-                    Some(start) => {
-                        format!("{} bytes before the end of the file", file_len.saturating_sub(start))
-                    }
-                    None => "an offset above 2^64".to_owned(),
-                },
+                expected,
+                found,
             ))
         }
     }

@@ -65,7 +65,7 @@ fn read_array(cursor: &mut Cursor<'_>, around: Enclosing, what: fmt::Arguments<'
     }
     let count = read_array_count(cursor, element_type, around.reserved, what)?;
     Ok(match element_type {
-        ValueType::U8 => Array::U8(cursor.take(count as u64, what)?.to_vec()),
+        ValueType::U8 => Array::U8(cursor.take(count as u64, what)?.into()),
         ValueType::I8 => Array::I8(read_numbers(cursor, count, i8::from_le_bytes, what)?),
         ValueType::U16 => Array::U16(read_numbers(cursor, count, u16::from_le_bytes, what)?),
         ValueType::I16 => Array::I16(read_numbers(cursor, count, i16::from_le_bytes, what)?),
@@ -116,17 +116,17 @@ fn read_numbers<const N: usize, T>(
     count: usize,
     decode: fn([u8; N]) -> T,
     what: fmt::Arguments<'_>,
-) -> Result<Vec<T>> {
+) -> Result<Box<[T]>> {
     // Cannot overflow: the count is below 2^30 and N at most 8.
     let (numbers, _) = cursor.take(count as u64 * N as u64, what)?.as_chunks::<N>();
     Ok(numbers.iter().map(|bytes| decode(*bytes)).collect())
 }
 
 /// Calls `read` for each of `count` elements, which has been bounded by the bytes that remain.
-fn read_each<T>(count: usize, mut read: impl FnMut(usize) -> Result<T>) -> Result<Vec<T>> {
+fn read_each<T>(count: usize, mut read: impl FnMut(usize) -> Result<T>) -> Result<Box<[T]>> {
     let mut elements = Vec::with_capacity(count);
     for index in 0..count {
         elements.push(read(index)?);
     }
-    Ok(elements)
+    Ok(elements.into())
 }

@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use super::cursor::Cursor;
+use super::cursor::{Cursor, quoted};
+use super::metadata::MetadataBuilder;
 use super::name_index::NameIndex;
 use super::read_tensors::read_tensors;
 use super::read_value::read_value;
 use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAGIC, Metadata, TensorInfo, Value, limits};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The bytes of the shortest metadata record: a name of one byte, a value type and a u8.
 const MIN_KEY_RECORD: u64 = 8 + 1 + 4 + 1;
@@ -44,8 +45,8 @@ impl Header {
     pub(super) fn parse_prefix(path: &Path, bytes: &[u8], file_len: u64) -> Result<Self> {
         let mut cursor = Cursor::new(path, bytes);
         let version = read_version(&mut cursor)?;
-        let tensor_count = cursor.count(MIN_TENSOR_RECORD, format_args!("tensor count"))?;
-        let key_count = read_key_count(&mut cursor)?;
+        let tensor_count = cursor.count(MIN_TENSOR_RECORD, limits::TENSORS, format_args!("tensor count"))?;
+        let key_count = cursor.count(MIN_KEY_RECORD, limits::KEYS, format_args!("key count"))?;
         let (metadata, alignment) = read_metadata(&mut cursor, key_count)?;
         let (tensors, index) = read_tensors(&mut cursor, tensor_count, alignment, file_len)?;
         Ok(Self { version, alignment, metadata, tensors, index })
@@ -82,8 +83,7 @@ impl Header {
 fn read_version(cursor: &mut Cursor<'_>) -> Result<u32> {
     let magic: [u8; 4] = cursor.array(format_args!("magic"))?;
     if magic != MAGIC {
-        let found = format!("\"{}\"", magic.escape_ascii());
-        return Err(cursor.malformed(0, format_args!("magic"), "\"GGUF\"", found));
+        return Err(cursor.malformed(0, format_args!("magic"), "\"GGUF\"", quoted(&magic)));
     }
     let offset = cursor.position();
     let version = cursor.u32(format_args!("version"))?;
@@ -99,40 +99,49 @@ fn read_version(cursor: &mut Cursor<'_>) -> Result<u32> {
     Err(cursor.malformed(offset, format_args!("version"), "2 or 3", found))
 }
 
-fn read_key_count(cursor: &mut Cursor<'_>) -> Result<usize> {
-    let offset = cursor.position();
-    let count = cursor.count(MIN_KEY_RECORD, format_args!("key count"))?;
-    if count as u64 > limits::KEYS {
-        let expected = format!("at most {}", limits::KEYS);
-        return Err(cursor.malformed(offset, format_args!("key count"), expected, count.to_string()));
-    }
-    Ok(count)
-}
-
 /// Reads the metadata and the alignment that it sets.
 fn read_metadata(cursor: &mut Cursor<'_>, count: usize) -> Result<(Metadata, u64)> {
     let mut alignment = DEFAULT_ALIGNMENT;
-    let mut entries = Vec::with_capacity(count);
-    let mut record_offsets = Vec::with_capacity(count);
+    let mut metadata = MetadataBuilder::with_capacity(count);
+    let records = cursor.clone();
     for number in 0..count {
-        record_offsets.push(cursor.position());
-        let key = cursor.name(limits::KEY_BYTES, format_args!("metadata key {number}"))?;
-        let value_offset = cursor.position();
-        let value = read_value(cursor, format_args!("metadata key `{key}`"))?;
+        let offset = cursor.position();
+        let (key, value_offset, value) = read_record(cursor, number)?;
         if key == ALIGNMENT_KEY {
             alignment = check_alignment(cursor, value_offset, &value)?;
         }
-        entries.push((key.to_owned(), value));
+        metadata.push(key, value).ok_or_else(|| {
+            let what = format_args!("metadata key {number}");
+            cursor.malformed(offset, what, "keys of less than 2^32 bytes together", "more")
+        })?;
     }
-    let metadata = Metadata::new(entries).map_err(|(position, key)| {
-        cursor.malformed(
-            record_offsets[position],
-            format_args!("metadata key {position}"),
-            "a key that no earlier one repeats",
-            format!("`{key}` again"),
-        )
-    })?;
-    Ok((metadata, alignment))
+    match metadata.finish() {
+        Ok(metadata) => Ok((metadata, alignment)),
+        Err((position, key)) => Err(repeated_key(records, position, &key)),
+    }
+}
+
+/// Reads a record: its key, the offset of its value type, and its value.
+fn read_record<'a>(cursor: &mut Cursor<'a>, number: usize) -> Result<(&'a str, u64, Value)> {
+    let key = cursor.name(limits::KEY_BYTES, format_args!("metadata key {number}"))?;
+    let value_offset = cursor.position();
+    Ok((key, value_offset, read_value(cursor, format_args!("metadata key `{key}`"))?))
+}
+
+/// The error for the record number `position`, whose key an earlier one has. Reads the records up to it once
+/// more to find its offset: keeping all offsets would cost every file memory for the sake of this error.
+fn repeated_key(mut records: Cursor<'_>, position: usize, key: &str) -> Error {
+    for number in 0..position {
+        if let Err(error) = read_record(&mut records, number) {
+            return error;
+        }
+    }
+    records.malformed(
+        records.position(),
+        format_args!("metadata key {position}"),
+        "a key that no earlier one repeats",
+        format!("`{key}` again"),
+    )
 }
 
 /// Checks the value of [`ALIGNMENT_KEY`], whose value type is at `offset`.

@@ -5,7 +5,7 @@ use super::TensorType;
 /// A tensor of a file, without its data ([`File::data`](super::File::data) has that).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo {
-    pub(super) name: String,
+    pub(super) name: Box<str>,
     /// Only the first `dim_count` are in the file; the others are 1.
     pub(super) dims: [u64; 4],
     pub(super) dim_count: u8,
@@ -49,5 +49,10 @@ impl TensorInfo {
     /// Length of its data in bytes.
     pub fn byte_len(&self) -> u64 {
         self.byte_len
+    }
+
+    /// Length of its record in the header: name, number of dims, dims, type and offset.
+    pub(super) fn record_len(&self) -> u64 {
+        8 + self.name.len() as u64 + 4 + 8 * u64::from(self.dim_count) + 4 + 8
     }
 }

@@ -19,7 +19,7 @@ const WIDEST_ROW: usize = (1 << 23) - BLOCK;
 pub(crate) struct Binder<'a> {
     file: &'a File,
     weights: Vec<Weight>,
-    seen: HashSet<String>,
+    seen: HashSet<&'a str>,
 }
 
 impl<'a> Binder<'a> {
@@ -85,6 +85,17 @@ impl<'a> Binder<'a> {
         let significant = info.dims().len() - info.dims().iter().rev().take_while(|&&dim| dim == 1).count();
         let wanted = expected.len() - expected.iter().rev().take_while(|&&dim| dim == 1).count();
         if info.dims()[..significant] != expected[..wanted] {
+            if let (&[columns, rows], &[expected_columns, expected_rows]) = (info.dims(), &*expected)
+                && (rows, columns) == (expected_columns, expected_rows)
+            {
+                return Err(Error::Transposed {
+                    path: self.file.path().to_owned(),
+                    tensor: name.to_owned(),
+                    offset: info.offset(),
+                    expected,
+                    found: info.dims().to_vec(),
+                });
+            }
             return Err(Error::WrongShape {
                 path: self.file.path().to_owned(),
                 tensor: name.to_owned(),
@@ -93,7 +104,7 @@ impl<'a> Binder<'a> {
                 found: info.dims().to_vec(),
             });
         }
-        self.seen.insert(name.to_owned());
+        self.seen.insert(info.name());
         Ok(info)
     }
 

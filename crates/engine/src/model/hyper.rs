@@ -216,7 +216,7 @@ impl Keys<'_> {
             let found = format!("an array of {}", array.element_type());
             return Err(self.bad(key, "a u32 or an array of i32", found));
         };
-        match values.as_slice() {
+        match &**values {
             [first, ..] if *first > 0 && values.len() == layers => {
                 if let Some(other) = values.iter().find(|value| *value != first) {
                     let why =

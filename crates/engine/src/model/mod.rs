@@ -11,6 +11,7 @@ use half::f16;
 use crate::error::{Error, Result};
 use crate::gguf::{File, TensorInfo, TensorType};
 use crate::graph::{Graph, build_bitnet_b158};
+use crate::norms::{self, Correction, Policy};
 use crate::ops::matmul::Matrix;
 use crate::quant::i2_s;
 
@@ -50,6 +51,7 @@ pub struct Model {
     hyper: HyperParameters,
     weights: Vec<Weight>,
     graph: Graph,
+    corrections: Vec<Correction>,
 }
 
 impl Model {
@@ -61,14 +63,29 @@ impl Model {
     /// Any [`Error`] that names a file: unreadable, malformed, unknown architecture, a key or tensor
     /// missing, of the wrong type or shape, or not part of the architecture.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path)?;
-        let hyper = HyperParameters::read(&file)?;
-        let mut binder = Binder::new(&file);
+        Self::from_file(File::open(path)?)
+    }
+
+    /// As [`Model::open`] for a file that is open already.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn from_file(file: File) -> Result<Self> {
+        let bound = Self::bind(&file);
+        // First: a file that was cut shows zeros, and any error that these lead to would mislead.
+        file.check_unchanged()?;
+        let (hyper, weights, graph) = bound?;
+        Ok(Self { file, hyper, weights, graph, corrections: Vec::new() })
+    }
+
+    fn bind(file: &File) -> Result<(HyperParameters, Vec<Weight>, Graph)> {
+        let hyper = HyperParameters::read(file)?;
+        let mut binder = Binder::new(file);
         let graph = match hyper.architecture {
             Architecture::BitnetB158 | Architecture::Bitnet25 => build_bitnet_b158(&hyper, &mut binder)?,
         };
         let weights = binder.finish(&hyper.architecture.to_string())?;
-        Ok(Self { file, hyper, weights, graph })
+        Ok((hyper, weights, graph))
     }
 
     /// The path that the model was loaded from.
@@ -158,6 +175,45 @@ impl Model {
         let data = Data::owned(info.tensor_type(), bytes);
         self.weights[index] = Weight { info: info.clone(), data, scale };
         Ok(())
+    }
+
+    /// Rescales norms as `policy` says for the model whose file has this SHA-256 (hexadecimal, lower case); the
+    /// file is not touched. Never called unless the user asked for it. Returns all records of this model, which
+    /// every report of a run on it has to show.
+    ///
+    /// # Errors
+    /// [`Error::BadPolicy`] if the policy names no norm of this model, or a norm cannot be rescaled. The model
+    /// must then not be used: some norms may have been rescaled already.
+    pub fn correct_norms(&mut self, policy: &Policy, sha256: &str) -> Result<&[Correction]> {
+        let refuse = |what| Error::BadPolicy { path: policy.path.clone(), what };
+        let before = self.corrections.len();
+        for action in policy.actions_for(sha256) {
+            let names: Vec<String> =
+                self.weights.iter().map(|weight| weight.info.name().to_owned()).collect();
+            for name in names.into_iter().filter(|name| action.applies_to(name)) {
+                let Some(id) = self.weight(&name) else { continue };
+                let gamma = self.vector(id);
+                let (values, correction) =
+                    norms::rescale(&name, gamma, action, &policy.sha256).ok_or_else(|| {
+                        refuse(format!(
+                            "tensor `{name}` cannot be rescaled: its root mean square is no number above 0"
+                        ))
+                    })?;
+                self.replace_weight(&name, bytemuck::cast_slice(&values).to_vec())?;
+                self.corrections.push(correction);
+            }
+        }
+        if self.corrections.len() == before {
+            return Err(refuse(format!(
+                "it has no correction for a norm of the model with SHA-256 {sha256}"
+            )));
+        }
+        Ok(&self.corrections)
+    }
+
+    /// What [`Model::correct_norms`] has done; empty for a model as it is in its file.
+    pub fn corrections(&self) -> &[Correction] {
+        &self.corrections
     }
 
     /// A one-dimensional f32 weight.

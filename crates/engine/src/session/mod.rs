@@ -103,7 +103,7 @@ impl Session {
     ///
     /// # Errors
     /// [`Error::BadBatch`], [`Error::TokenOutOfRange`], [`Error::ContextFull`], or
-    /// [`Error::Stopped`] if the sink asked for it. The session stays usable, and its cache holds
+    /// [`Error::Stopped`] if the sink asked for it, or [`Error::FileChanged`]. The session stays usable, and its cache holds
     /// the same tokens as before the call. (The reference keeps the micro-batches in front of the one
     /// that did not fit.)
     pub fn decode(&mut self, batch: &[BatchToken], mut taps: Option<&mut dyn TapSink>) -> Result<()> {
@@ -155,6 +155,8 @@ impl Session {
                 self.threads.inside(|| evaluation.run(batch, &tokens, slot, How::Steps(steps)))?
             }
         }
+        // What was computed from weights that are no longer there must not be used.
+        self.model.file().check_readable()?;
         self.logits.extend_from_slice(evaluation.logits());
         Ok(())
     }

@@ -71,7 +71,7 @@ fn what_the_reader_would_refuse_is_not_written() {
     refuses(Writer::new().alignment(0), "general.alignment: U32(0) is not a power of two of type u32");
     refuses(Writer::new().alignment(24), "is not a power of two");
     refuses(Writer::new().metadata("general.alignment", 32u64), "is not a power of two of type u32");
-    let deep = (0..8).fold(Array::U8(vec![]), |array, _| Array::Array(vec![array]));
+    let deep = (0..8).fold(Array::from(Vec::<u8>::new()), |array, _| Array::from(vec![array]));
     refuses(Writer::new().metadata("k", deep), "nested at most 8 deep");
 }
 
