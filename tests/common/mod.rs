@@ -18,6 +18,8 @@ use harness::engines::{Reference, ReferenceOptions, Subject};
 use harness::exit::Failure;
 use harness::generate::{ModelSpec, Preset, write_model};
 
+pub(crate) mod files;
+
 /// The binary under test; it is also the child that runs the reference.
 pub(crate) const PARITY_CHECK: &str = env!("CARGO_BIN_EXE_parity-check");
 

@@ -16,6 +16,7 @@ use crate::commands::check::CheckArgs;
 use crate::commands::demo::DemoArgs;
 use crate::commands::noise::NoiseArgs;
 use crate::commands::selftest::SelftestArgs;
+use crate::commands::inspect::InspectArgs;
 use crate::commands::synth::SynthArgs;
 use crate::commands::tokenize::TokenizeArgs;
 use crate::exit::{EXIT_CODE_TABLE, ExitCode, Failure};
@@ -63,6 +64,9 @@ pub enum Command {
     /// Plant known faults in the subject, one at a time, and report which are found, and where
     #[command(after_help = EXIT_CODE_TABLE)]
     Selftest(Box<SelftestArgs>),
+    /// Examine a GGUF file: metadata, tensors, norms, gates, who can run it
+    #[command(after_help = EXIT_CODE_TABLE)]
+    Inspect(Box<InspectArgs>),
     /// Write a synthetic model that both engines load
     #[command(after_help = EXIT_CODE_TABLE)]
     Synth(Box<SynthArgs>),
@@ -112,6 +116,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, Failure> {
         Some(Command::Noise(args)) => commands::noise::run(args),
         Some(Command::Bisect(args)) => commands::bisect::run(args),
         Some(Command::Selftest(args)) => commands::selftest::run(args),
+        Some(Command::Inspect(args)) => commands::inspect::run(args),
         Some(Command::Synth(args)) => commands::synth::run(args),
         Some(Command::Tokenize(args)) => commands::tokenize::run(args),
         Some(Command::Reference) => commands::reference_child::run(),
@@ -157,7 +162,9 @@ fn with_long_flags(arguments: &[OsString]) -> Vec<OsString> {
 
 /// Writes one message to stderr; a closed stderr is no reason to fail.
 pub(crate) fn complain(message: &str) {
-    let _ = writeln!(io::stderr(), "{message}");
+    // Names from a file are in many messages, and must not steer a terminal.
+    let printable = |c: char| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c };
+    let _ = writeln!(io::stderr(), "{}", message.chars().map(printable).collect::<String>());
 }
 
 fn report_panic(panic: &PanicHookInfo<'_>) {

@@ -24,4 +24,5 @@ pub mod exit;
 pub mod faults;
 pub mod generate;
 pub mod oracle;
+pub mod inspect;
 pub mod report;

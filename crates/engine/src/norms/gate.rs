@@ -25,6 +25,25 @@ pub enum GateVerdict {
     Unmeasured,
 }
 
+impl GateVerdict {
+    /// Its name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Low => "low",
+            Self::High => "high",
+            Self::NotANumber => "NaN",
+            Self::NoRule => "no rule",
+            Self::Unmeasured => "unmeasured",
+        }
+    }
+
+    /// Whether it is anything but a pass: what could not be judged is not green.
+    pub fn is_warning(self) -> bool {
+        self != Self::Pass
+    }
+}
+
 /// A norm or a projection, its statistics and its verdict.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Finding {

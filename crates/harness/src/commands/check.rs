@@ -10,6 +10,7 @@ use engine::model::Model;
 use engine::tokenizer::Tokenizer;
 
 use super::arguments::{LayerArgs, RunArgs};
+use super::corrected;
 use super::model_hash::ModelHash;
 use super::progress::Watcher;
 use super::prompt::{Prompt, check_tokens, context};
@@ -38,6 +39,11 @@ pub struct CheckArgs {
     #[arg(short = 'm', long = "model", value_name = "MODEL.gguf")]
     pub model_flag: Option<PathBuf>,
 
+    /// Rescale norms on both sides as this policy (TOML or YAML) says for the model. Every report, and the
+    /// line with the verdict, then says so
+    #[arg(long, value_name = "POLICY")]
+    pub correct: Option<PathBuf>,
+
     /// Which layers.
     #[command(flatten)]
     pub layers: LayerArgs,
@@ -60,9 +66,13 @@ impl CheckArgs {
 /// See [`check`].
 pub fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
     let path = args.model().ok_or_else(|| Failure::usage(anyhow!("no model is given")))?;
-    let invocation = format!("parity-check -m {}", quoted(path));
+    let mut invocation = format!("parity-check -m {}", quoted(path));
+    if let Some(policy) = &args.correct {
+        invocation += &format!(" --correct {}", quoted(policy));
+    }
     let layers = args.layers.layers.clone();
-    check(&ModelUnderTest { path, generated: None, invocation, layers, seed: None }, &args.run, STEPS)
+    let policy = args.correct.as_deref();
+    check(&ModelUnderTest { path, generated: None, policy, invocation, layers, seed: None }, &args.run, STEPS)
 }
 
 /// A model to check, and how to say that on a command line.
@@ -72,6 +82,8 @@ pub struct ModelUnderTest<'a> {
     pub path: &'a Path,
     /// What the report says in place of the path of a file that does not outlive the run.
     pub generated: Option<&'a str>,
+    /// The policy with corrections that were asked for.
+    pub policy: Option<&'a Path>,
     /// The start of a command that checks it again.
     pub invocation: String,
     /// The layers to compare.
@@ -101,13 +113,21 @@ pub fn check(model: &ModelUnderTest<'_>, args: &RunArgs, default_steps: usize) -
     prompt.check_not_empty()?;
     // The subject's loader is first: it refuses broken files with an error, where the reference's
     // would crash (spec §6.22).
-    let opened = Arc::new(Model::open(model.path).map_err(Failure::usage)?);
+    let mut opened = Model::open(model.path).map_err(Failure::usage)?;
     if let Prompt::Tokens(tokens) = &prompt {
         check_tokens(tokens, opened.hyper().vocabulary)?;
     }
     let known_divergences = known_divergences(args)?;
     let tolerances = args.tolerances()?;
     let hash = ModelHash::start(model.path);
+    let (hash, corrected) = match model.policy {
+        None => (ModelHash::start(model.path), None),
+        Some(policy) => {
+            let (hash, copy) = corrected::correct(&mut opened, policy)?;
+            (hash, Some(copy))
+        }
+    };
+    let opened = Arc::new(opened);
 
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = args.threads(opened.hyper(), cpus);
@@ -122,7 +142,11 @@ pub fn check(model: &ModelUnderTest<'_>, args: &RunArgs, default_steps: usize) -
     let mut run = Run::new(model, &opened, threads, known);
     run.comparison.known = known_divergences;
     run.comparison.tolerances = tolerances;
+    run.reference_model = corrected.as_ref().map(|copy| copy.path().to_owned());
     let outcome = run.execute(model, &opened, args, &prompt, steps, started);
+    // A file that changed under the two engines explains any failure and any difference.
+    let file = opened.file();
+    file.check_unchanged().and_then(|()| file.check_in_place()).map_err(Failure::usage)?;
     let failure = match outcome {
         Ok(()) => None,
         Err(Stop::Reference(failure)) => {
@@ -216,6 +240,8 @@ struct Run {
     comparison: Comparison,
     /// How the subject's tokenizer compares on the prompt, where the prompt is a text.
     tokenizer: Option<TokenizerParity>,
+    /// The file that the reference loads, where it is not the model's own.
+    reference_model: Option<PathBuf>,
     setup_time: Duration,
     /// How the dump of the taps went, where there is one.
     dumped: Result<(), Failure>,
@@ -228,9 +254,13 @@ impl Run {
         threads: (usize, usize),
         run: RunManifest,
     ) -> Self {
+        let model_manifest = ModelManifest {
+            corrections: model.corrections().to_vec(),
+            ..ModelManifest::new(under_test.name(), model.hyper())
+        };
         let manifest = Manifest {
             tool: Tool::default(),
-            model: ModelManifest::new(under_test.name(), model.hyper()),
+            model: model_manifest,
             subject: None,
             reference: None,
             cpu: Cpu::detect(),
@@ -240,6 +270,7 @@ impl Run {
         };
         let (comparison, setup_time) = (Comparison::default(), Duration::ZERO);
         Self { manifest, threads, comparison, tokenizer: None, setup_time, dumped: Ok(()) }
+        Self { manifest, threads, comparison, reference_model: None, setup_time, dumped: Ok(()) }
     }
 
     fn execute(
@@ -255,6 +286,8 @@ impl Run {
         let kernel = args.kernel()?;
         let mut reference =
             Reference::start_build(&args.reference()?, args.reference_build, under_test.path)?;
+        let file = self.reference_model.as_deref().unwrap_or(under_test.path);
+        let mut reference = Reference::start(&args.reference()?, file)?;
         self.manifest.reference = Some(reference.describe());
         reference.expect_sizes(hyper.vocabulary, hyper.layers)?;
         let tokens = prompt.tokens(&mut reference)?;

@@ -43,6 +43,7 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode, Failure> {
     let model = ModelUnderTest {
         path: &path,
         generated: Some(GENERATED),
+        policy: None,
         invocation: "parity-check demo".to_owned(),
         layers: args.layers.layers.clone(),
         seed: Some(SEED),

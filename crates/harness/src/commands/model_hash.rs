@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 #[derive(Debug)]
 pub(super) struct ModelHash {
     thread: Option<JoinHandle<io::Result<String>>>,
+    known: Option<String>,
     stop: Arc<AtomicBool>,
 }
 
@@ -28,11 +29,19 @@ impl ModelHash {
             .spawn(move || hash(&path, &stopped))
             // Without a thread there is no hash; the report says so.
             .ok();
-        Self { thread, stop }
+        Self { thread, known: None, stop }
+    }
+
+    /// A hash that is known already.
+    pub(super) fn known(hash: String) -> Self {
+        Self { thread: None, known: Some(hash), stop: Arc::default() }
     }
 
     /// Waits for the hash, in lower-case hexadecimal. `None` if the file could not be read.
     pub(super) fn finish(mut self) -> Option<String> {
+        if let Some(hash) = self.known.take() {
+            return Some(hash);
+        }
         self.thread.take()?.join().ok()?.ok()
     }
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use engine::model::HyperParameters;
+use engine::norms::Correction;
 use serde::Serialize;
 
 use crate::case::{Case, ModeSelection};
@@ -76,6 +77,9 @@ pub struct ModelManifest {
     pub rms_eps: f32,
     /// The base of RoPE's angles.
     pub rope_theta: f32,
+    /// Norms that were rescaled on both sides, on request; left out where there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub corrections: Vec<Correction>,
 }
 
 impl ModelManifest {
@@ -95,6 +99,7 @@ impl ModelManifest {
             context_length: hyper.context_length,
             rms_eps: hyper.rms_eps,
             rope_theta: hyper.rope.theta,
+            corrections: Vec::new(),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! The JSON form is [`Report`] as serde writes it; its fields are the schema.
 
 pub mod divergence;
+pub mod inspect;
 pub mod json;
 pub mod manifest;
 pub mod output;
@@ -177,6 +178,14 @@ impl Report {
         }
         if taps.nan > 0 {
             line += &format!("; NaN in {} tap{}", taps.nan, if taps.nan == 1 { "" } else { "s" });
+        }
+        let corrections = &self.manifest.model.corrections;
+        if let Some(first) = corrections.first() {
+            line += &format!(
+                "; with {} norms rescaled as asked for (policy {}), not the weights of the file",
+                corrections.len(),
+                &first.policy_sha256
+            );
         }
         if let Some(failure) = &self.failure {
             line += &format!("; the reference failed: {}", failure.kind);

@@ -168,6 +168,7 @@ fn manifest() -> Manifest {
             context_length: 512,
             rms_eps: 1e-5,
             rope_theta: 5e5,
+            corrections: Vec::new(),
         },
         subject: Some(engine.clone()),
         reference: Some(EngineManifest {

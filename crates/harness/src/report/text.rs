@@ -4,9 +4,11 @@
 
 mod bench;
 mod bisect;
+mod corrections;
 mod findings;
 mod group;
 mod head;
+mod inspect;
 mod layout;
 mod origins;
 mod outcome;
@@ -22,6 +24,7 @@ use super::{Detail, Report};
 
 pub use bench::render as render_bench;
 pub use bisect::render as render_bisect;
+pub use inspect::{Lists as InspectLists, render as render_inspect};
 pub use layout::WIDTH;
 pub use selftest::render as render_selftest;
 pub use tokenize::render as render_tokenize;
@@ -30,6 +33,9 @@ pub use tokenize::render as render_tokenize;
 pub fn render(report: &Report, detail: Detail) -> String {
     let mut out = String::new();
     head::render(&mut out, report);
+    if !report.manifest.model.corrections.is_empty() {
+        corrections::render(&mut out, &report.manifest.model.corrections);
+    }
     taps::render(&mut out, report, detail);
     views::render(&mut out, report);
     outcome::logits(&mut out, report);

@@ -51,7 +51,10 @@ fn values() -> Vec<(&'static str, Value)> {
         ("i64s", vec![i64::MIN, 0].into()),
         ("f64s", vec![1e300f64].into()),
         ("empty", Vec::<i64>::new().into()),
-        ("nested", vec![Array::from(vec![1u8, 2]), vec!["x"].into(), Array::from(Vec::<Array>::new())].into()),
+        (
+            "nested",
+            vec![Array::from(vec![1u8, 2]), vec!["x"].into(), Array::from(Vec::<Array>::new())].into(),
+        ),
     ]
 }
 
@@ -135,7 +138,10 @@ fn a_file_made_by_hand_is_read() {
     assert_eq!(metadata.get("epsilon").unwrap().as_f32_exact(), Some(1e-5));
     assert_eq!(metadata.get("numbers"), Some(&vec![1i16, -1].into()));
     assert_eq!(metadata.get("words").unwrap().as_array(), Some(&vec!["a", "Ġthe"].into()));
-    assert_eq!(metadata.get("nested"), Some(&vec![Array::from(vec![7u8]), Array::from(Vec::<f64>::new())].into()));
+    assert_eq!(
+        metadata.get("nested"),
+        Some(&vec![Array::from(vec![7u8]), Array::from(Vec::<f64>::new())].into())
+    );
     assert_eq!(header.alignment(), 64);
     let [first, second] = header.tensors() else { panic!("two tensors") };
     assert_eq!((first.dims(), first.tensor_type(), first.byte_len()), (&[3, 2][..], TensorType::F32, 24));

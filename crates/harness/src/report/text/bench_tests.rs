@@ -89,6 +89,7 @@ fn fixture() -> BenchReport {
                 context_length: 512,
                 rms_eps: 1e-5,
                 rope_theta: 10000.0,
+                corrections: Vec::new(),
             },
             subject: engine("engine"),
             reference: engine("bitnet.cpp"),

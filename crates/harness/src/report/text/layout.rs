@@ -93,7 +93,8 @@ impl<const N: usize> Tables<N> {
             wrapped(out, "", title);
             let mut table = Table::new();
             table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
-            table.set_width(WIDTH as u16 - 2).set_header(self.header).add_rows(rows);
+            table.set_width(WIDTH as u16 - 2).set_header(self.header);
+            table.add_rows(rows.iter().map(|row| row.each_ref().map(|cell| printable(cell))));
             for (index, column) in table.column_iter_mut().enumerate() {
                 let left = index < self.numeric_from;
                 column.set_cell_alignment(if left { CellAlignment::Left } else { CellAlignment::Right });
