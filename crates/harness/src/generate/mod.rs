@@ -15,6 +15,7 @@
 
 mod bpe;
 mod error;
+pub mod gguf_faults;
 mod metadata;
 mod normal;
 mod presets;
