@@ -16,6 +16,7 @@ use crate::commands::check::CheckArgs;
 use crate::commands::demo::DemoArgs;
 use crate::commands::noise::NoiseArgs;
 use crate::commands::selftest::SelftestArgs;
+use crate::commands::fuzz::FuzzArgs;
 use crate::commands::inspect::InspectArgs;
 use crate::commands::synth::SynthArgs;
 use crate::commands::tokenize::TokenizeArgs;
@@ -67,6 +68,9 @@ pub enum Command {
     /// Examine a GGUF file: metadata, tensors, norms, gates, who can run it
     #[command(after_help = EXIT_CODE_TABLE)]
     Inspect(Box<InspectArgs>),
+    /// Try random cases until a number or a time is reached
+    #[command(after_help = EXIT_CODE_TABLE)]
+    Fuzz(Box<FuzzArgs>),
     /// Write a synthetic model that both engines load
     #[command(after_help = EXIT_CODE_TABLE)]
     Synth(Box<SynthArgs>),
@@ -117,6 +121,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, Failure> {
         Some(Command::Bisect(args)) => commands::bisect::run(args),
         Some(Command::Selftest(args)) => commands::selftest::run(args),
         Some(Command::Inspect(args)) => commands::inspect::run(args),
+        Some(Command::Fuzz(args)) => commands::fuzz::run(args),
         Some(Command::Synth(args)) => commands::synth::run(args),
         Some(Command::Tokenize(args)) => commands::tokenize::run(args),
         Some(Command::Reference) => commands::reference_child::run(),

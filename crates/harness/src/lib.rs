@@ -22,6 +22,7 @@ pub mod dump;
 pub mod engines;
 pub mod exit;
 pub mod faults;
+pub mod fuzz;
 pub mod generate;
 pub mod oracle;
 pub mod inspect;

@@ -6,6 +6,7 @@ pub mod bisect;
 pub mod check;
 mod corrected;
 pub mod demo;
+pub mod fuzz;
 pub mod inspect;
 mod model_hash;
 pub mod noise;
