@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Draft, KeyDraft, StringDraft, TensorDraft, ValueDraft};
+use super::{Draft, KeyDraft, StringDraft, ValueDraft};
 
 /// What must come of a faulty file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
