@@ -14,8 +14,9 @@
 //! mean square is of order 1. A trained BitNet b1.58 in I2_S is different: the gamma of `attn_norm` has a
 //! root mean square of 0.0115 to 0.0236 over the layers of 2B-4T, near 0.018 in most. Nothing is wrong with
 //! it and nothing rescaled it: the projections behind it quantise their input by its own maximum (spec §2.1),
-//! so that they give the same integers whatever the gamma's scale is, and training is free to let it shrink.
-//! A loader that "repairs" such a gamma to 1 changes the scores of attention by a factor of thousands.
+//! so that their integers do not depend on the scale of gamma. That scale only multiplies their outputs, as
+//! the scale of their weights does, and training can move it from one to the other. A loader that "repairs"
+//! such a gamma to 1 multiplies queries and keys by about 55 each, and the scores of attention by 3000.
 //! `ffn_norm` of the same model lies between 1.2 and 1.5. The built-in rules accept both.
 //!
 //! Rules of their own exist where something is known: `output_norm` is ggml's name of the final norm and
