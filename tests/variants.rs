@@ -104,9 +104,9 @@ fn metadata_in_every_form_that_the_reference_reads() {
     let folder = folder();
     let variants: [(&str, &Alter<'_>); 9] = [
         ("arrays", &|m: &mut Vec<(String, Value)>| {
-            set(m, "attention.head_count", Value::Array(Array::I32(vec![4, 4])));
-            set(m, "attention.head_count_kv", Value::Array(Array::I32(vec![2, 2])));
-            set(m, "feed_forward_length", Value::Array(Array::I32(vec![640, 640])));
+            set(m, "attention.head_count", Value::Array(Array::I32([4, 4].into())));
+            set(m, "attention.head_count_kv", Value::Array(Array::I32([2, 2].into())));
+            set(m, "feed_forward_length", Value::Array(Array::I32([640, 640].into())));
         }),
         ("lengths", &|m: &mut Vec<(String, Value)>| {
             set(m, "attention.key_length", Value::U32(64));
@@ -140,7 +140,7 @@ fn metadata_that_the_reference_refuses_is_refused() {
     let folder = folder();
     let variants: [(&str, &Alter<'_>); 5] = [
         ("u32-array", &|m: &mut Vec<(String, Value)>| {
-            set(m, "attention.head_count", Value::Array(Array::U32(vec![4, 4])))
+            set(m, "attention.head_count", Value::Array(Array::U32([4, 4].into())))
         }),
         ("u64", &|m: &mut Vec<(String, Value)>| set(m, "block_count", Value::U64(2))),
         ("i32", &|m: &mut Vec<(String, Value)>| set(m, "embedding_length", Value::I32(256))),

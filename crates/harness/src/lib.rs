@@ -24,6 +24,6 @@ pub mod exit;
 pub mod faults;
 pub mod fuzz;
 pub mod generate;
-pub mod oracle;
 pub mod inspect;
+pub mod oracle;
 pub mod report;

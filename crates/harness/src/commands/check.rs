@@ -119,7 +119,6 @@ pub fn check(model: &ModelUnderTest<'_>, args: &RunArgs, default_steps: usize) -
     }
     let known_divergences = known_divergences(args)?;
     let tolerances = args.tolerances()?;
-    let hash = ModelHash::start(model.path);
     let (hash, corrected) = match model.policy {
         None => (ModelHash::start(model.path), None),
         Some(policy) => {
@@ -269,8 +268,15 @@ impl Run {
             run,
         };
         let (comparison, setup_time) = (Comparison::default(), Duration::ZERO);
-        Self { manifest, threads, comparison, tokenizer: None, setup_time, dumped: Ok(()) }
-        Self { manifest, threads, comparison, reference_model: None, setup_time, dumped: Ok(()) }
+        Self {
+            manifest,
+            threads,
+            comparison,
+            tokenizer: None,
+            reference_model: None,
+            setup_time,
+            dumped: Ok(()),
+        }
     }
 
     fn execute(
@@ -284,10 +290,8 @@ impl Run {
     ) -> Result<(), Stop> {
         let hyper = model.hyper();
         let kernel = args.kernel()?;
-        let mut reference =
-            Reference::start_build(&args.reference()?, args.reference_build, under_test.path)?;
         let file = self.reference_model.as_deref().unwrap_or(under_test.path);
-        let mut reference = Reference::start(&args.reference()?, file)?;
+        let mut reference = Reference::start_build(&args.reference()?, args.reference_build, file)?;
         self.manifest.reference = Some(reference.describe());
         reference.expect_sizes(hyper.vocabulary, hyper.layers)?;
         let tokens = prompt.tokens(&mut reference)?;
