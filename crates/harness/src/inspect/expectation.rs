@@ -5,7 +5,7 @@
 //! `tests/loader_vs_reference.rs`, in a child process.
 
 use engine::Error;
-use engine::gguf::File;
+use engine::gguf::{File, Value, ValueType};
 use serde::Serialize;
 
 /// What the reference would do.
@@ -94,6 +94,14 @@ const DATA_ALIGNMENT: u64 = 32;
 /// What the reference would do with `file`, of which the engine thinks `verdict`.
 pub fn expect(file: &File, verdict: Result<(), &Error>) -> Expectation {
     let because = |outcome, reason: &str| Expectation { outcome, reason: reason.to_owned() };
+    let nested =
+        |value: &Value| value.as_array().is_some_and(|array| array.element_type() == ValueType::Array);
+    if file.metadata().iter().any(|(_, value)| nested(value)) {
+        return because(
+            Outcome::Aborts,
+            "its reader has no code for arrays of arrays and asserts that there are none",
+        );
+    }
     let error = match verdict {
         Ok(()) => {
             let unaligned =

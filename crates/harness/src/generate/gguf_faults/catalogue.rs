@@ -156,7 +156,7 @@ fn arrays() -> Vec<Fault> {
     let byte = || ValueDraft::Scalar(0, vec![7]);
     let mut faults = Vec::new();
     let mut add = |name: String, expected, value: ValueDraft| {
-        let apply = move |d: &mut Draft| d.keys[1].value = value.clone();
+        let apply = move |d: &mut Draft| d.key("every.array.0").value = value.clone();
         faults.push(Fault::new(format!("array/{name}"), expected, apply));
     };
     for element_type in [0, 5, 7, 8, 9, 12] {
@@ -164,7 +164,7 @@ fn arrays() -> Vec<Fault> {
             let name = format!("count {count} of type {element_type}");
             add(
                 name,
-                Malformed(&["general.name", "array count"]),
+                Malformed(&["every.array.0", "array count"]),
                 array(element_type, Some(count), Vec::new()),
             );
         }
