@@ -158,6 +158,7 @@ fn a_policy_that_cannot_be_meant_is_refused_with_its_place() {
         (rules("ln = [{ pattern = '.', min = 2, max = 1 }]"), &["rules.x.ln[0]", "in order"]),
         (rules("ln = [{ pattern = '.', min = nan, max = 1 }]"), &["rules.x.ln[0]", "finite"]),
         (rules("ln = [{ pattern = '.', mim = 0, max = 1 }]"), &["mim"]),
+        (rules("ln = [{ pattern = '.', min = 0, max = 1, maximum = 2 }]"), &["maximum"]),
         (model("beef", "type = 'LN_GAMMA_RESCALE_RMS', target_rms = 1"), &["models.beef", "64"]),
         (model(&hash, "type = 'I2S_DEQUANT_OVERRIDE'"), &["LN_GAMMA_RESCALE_RMS", "I2S_DEQUANT_OVERRIDE"]),
         (model(&hash, "type = 'LN_GAMMA_RESCALE_RMS', target_rms = 0"), &["target_rms", "found 0"]),
@@ -236,10 +237,10 @@ fn block_formats_are_dequantised_before_they_are_measured() {
     let q8_0 = [half_bytes.to_vec(), vec![0xfe; 31], vec![127]].concat();
     let found = statistics(TensorType::Q8_0, &[32], &q8_0).unwrap();
     assert_eq!((found.min, found.max, found.count), (-1.0, 63.5, 32));
-    // I2_S: 128 elements of codes 2, 1, 0, 0 in turn, scale 0.25.
-    let i2_s = [vec![0b10_01_00_00; 32], 0.25f32.to_le_bytes().to_vec(), vec![0xee; 28]].concat();
+    // I2_S: 128 elements of codes 2, 2, 1 and 0 in equal parts, scale 0.25.
+    let i2_s = [vec![0b10_10_01_00; 32], 0.25f32.to_le_bytes().to_vec(), vec![0xee; 28]].concat();
     let found = statistics(TensorType::I2_S, &[128, 1], &i2_s).unwrap();
-    assert_eq!((found.min, found.max, found.zero_share, found.mean), (-0.25, 0.25, 0.25, -0.0625));
+    assert_eq!((found.min, found.max, found.zero_share, found.mean), (-0.25, 0.25, 0.25, 0.0625));
     assert!((found.rms - (0.0625f64 * 0.75).sqrt()).abs() < 1e-15);
     assert_eq!(statistics(TensorType::Q4_K, &[256], &[0; 144]), None);
 }
