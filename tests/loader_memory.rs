@@ -135,8 +135,8 @@ fn the_heap_is_bounded_by_1_mib_and_4_times_the_file() {
             }
         }
     }
-    println!("{}", shown.join("\n"));
-    println!("worst: {:.2} × the file, {}", worst.0, worst.1);
+    eprintln!("{}", shown.join("\n"));
+    eprintln!("worst: {:.2} × the file, {}", worst.0, worst.1);
     // Without the 1 MiB: what a file of any size could reach.
     assert!(worst.0 <= 4.0, "{worst:?}");
 }

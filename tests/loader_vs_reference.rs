@@ -36,6 +36,7 @@ const REFUSED: &str = "the reference: refused";
 
 /// Not a test of its own: the child's half. Without a file there is nothing to open.
 #[test]
+#[expect(clippy::print_stdout, reason = "the test that started this process reads it")]
 fn child() {
     let Some(path) = std::env::var_os(FILE) else { return };
     // What a hostile count asks for must fail at once.
@@ -206,7 +207,7 @@ fn every_disagreement_is_explained() {
                 Some((index, _)) => {
                     used[index] += 1;
                     if name.starts_with("random/") {
-                        println!("{name}: ours {ours}, theirs {theirs}");
+                        eprintln!("{name}: ours {ours}, theirs {theirs}");
                     }
                 }
                 None => unexplained.push(format!("{name}: ours {ours}, theirs {theirs}")),
@@ -223,9 +224,9 @@ fn every_disagreement_is_explained() {
             wrong_expectations.push(format!("{name}: expected {expected:?}, found {theirs}"));
         }
     }
-    println!("ours | theirs | files");
+    eprintln!("ours | theirs | files");
     for ((ours, theirs), count) in &counts {
-        println!("{ours} | {theirs} | {count}");
+        eprintln!("{ours} | {theirs} | {count}");
     }
     assert!(unexplained.is_empty(), "{unexplained:#?}");
     assert!(wrong_expectations.is_empty(), "inspect would say otherwise: {wrong_expectations:#?}");

@@ -82,7 +82,8 @@ fn a_run_that_ends_early_does_not_make_up_what_it_never_knew() {
     let (code, stdout, stderr) =
         outcome(&run(&[text(&path), "--reference-lib", "no-such-library.so", "-n", "3", "--layers", "1"]));
     assert_eq!(code, 3, "{stdout}\n{stderr}");
-    let known = "prompt: a text, not tokenised; greedy steps: 3; layers 1, logits all, micro-batch 32";
+    let known =
+        "prompt: a text, not tokenised; greedy steps: 3; mode both, layers 1, logits all, micro-batch 32";
     assert!(stdout.lines().any(|line| line.ends_with(known)), "{stdout}");
     assert!(!stderr.contains("stderr:"), "the headline is whole: {stderr}");
 }

@@ -5,7 +5,7 @@
 //! sleep between two of them would take longer to wake up than to do its part. [`Threads::inside`]
 //! therefore keeps all threads of the pool awake while it runs: they poll for parts, and whoever waits
 //! for the last part polls too. Between two calls everything sleeps. Polling gives way to other
-//! threads of the system after a while ([`Patience`]), so that more threads than CPUs are slow, and no
+//! threads of the system after a while (`Patience`), so that more threads than CPUs are slow, and no
 //! standstill.
 
 use std::ops::Range;

@@ -34,7 +34,7 @@ impl Header {
     /// does not panic, and allocates no more than a small multiple of their length.
     ///
     /// # Errors
-    /// [`Error::Malformed`](crate::Error::Malformed) with the absolute offset of the first field
+    /// [`Error::Malformed`] with the absolute offset of the first field
     /// that is wrong.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
         Self::parse_prefix(path, bytes, bytes.len() as u64)

@@ -52,7 +52,7 @@ impl Random {
         match self.next() % 8 {
             0 => vec![127; count],
             1 => vec![-128; count],
-            2 => (0..count).map(|_| if self.next() % 2 == 0 { 127 } else { -128 }).collect(),
+            2 => (0..count).map(|_| if self.next().is_multiple_of(2) { 127 } else { -128 }).collect(),
             _ => (0..count).map(|_| self.next() as i8).collect(),
         }
     }

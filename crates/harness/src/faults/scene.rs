@@ -1,7 +1,7 @@
 //! The scene of a fault: a model and a case on which faults show.
 //!
 //! The case is short and cut into two batches and two greedy steps, so that the cache matters. A synthetic
-//! model is prepared ([`rare`](super::rare)), so that its prompt also goes where ordinary activations do not.
+//! model is prepared (`rare`), so that its prompt also goes where ordinary activations do not.
 
 use std::path::Path;
 

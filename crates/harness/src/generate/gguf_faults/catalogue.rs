@@ -21,7 +21,7 @@ pub struct Fault {
     pub name: String,
     /// What must come of it.
     pub expected: Expected,
-    /// Does it to a draft of [`small_model`](super::small_model).
+    /// Does it to a draft of the `small_model`.
     pub apply: Box<dyn Fn(&mut Draft) + Send + Sync>,
 }
 

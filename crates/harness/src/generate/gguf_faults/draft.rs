@@ -52,7 +52,7 @@ pub enum ValueDraft {
     /// A string.
     String(StringDraft),
     /// An array: the id of its element type, the stated count, and the elements.
-    Array(u32, Option<u64>, Vec<ValueDraft>),
+    Array(u32, Option<u64>, Vec<Self>),
 }
 
 /// A tensor.

@@ -1,5 +1,5 @@
-//! Broken GGUF files: a [`Draft`] is a file field by field, each of which may lie; [`catalogue`] lists single
-//! faults with what must come of them, and [`mutate`] makes random ones.
+//! Broken GGUF files: a [`Draft`] is a file field by field, each of which may lie; `catalogue` lists single
+//! faults with what must come of them, and `mutate` makes random ones.
 //!
 //! ```text
 //! valid file ──Draft::of──→ Draft ──┬─ a Fault of the catalogue ─┬─→ encode → bytes
