@@ -1,7 +1,7 @@
 //! Where differences were made: the results that diverge in isolation, chained and isolated side by side,
 //! and which of them the known-divergences file explains.
 
-use super::layout::{LIST, Tables, line, more, number, printable, shortened, wrapped};
+use super::layout::{LIST, Tables, more, number, printable, shortened, wrapped};
 use crate::compare::{Mode, TapResult, TapVerdict};
 use crate::report::Report;
 
@@ -14,7 +14,7 @@ pub(super) fn render(out: &mut String, report: &Report) {
         .filter(made_here)
         .partition(|result| result.known.is_some());
     table(out, report, &unknown, "made here: the taps that diverge on the reference's own inputs");
-    explanations(out, &unknown);
+    explanations(out, report, &unknown);
     table(out, report, &known, "known divergences: expected, and not part of the verdict");
     for entry in &report.known_divergences {
         let text = format!(
@@ -56,9 +56,10 @@ fn table(out: &mut String, report: &Report, results: &[&TapResult], title: &str)
     more(out, results.len(), LIST);
 }
 
-/// What the oracle says, once per sentence.
-fn explanations(out: &mut String, results: &[&TapResult]) {
-    let mut said: Vec<&str> = Vec::new();
+/// What the oracle says, once per sentence; of the first divergence it is said there.
+fn explanations(out: &mut String, report: &Report, results: &[&TapResult]) {
+    let first = report.first_divergence.as_ref().and_then(|first| first.oracle.as_ref());
+    let mut said: Vec<&str> = first.iter().map(|oracle| oracle.explanation.as_str()).collect();
     for result in results {
         let Some(oracle) = &result.oracle else { continue };
         if said.len() < LIST && !said.contains(&oracle.explanation.as_str()) {
@@ -66,8 +67,5 @@ fn explanations(out: &mut String, results: &[&TapResult]) {
             let place = format!("  {} (batch {}): ", printable(&result.tap), result.batch);
             wrapped(out, &place, &printable(&oracle.explanation));
         }
-    }
-    if !said.is_empty() {
-        line(out, "");
     }
 }

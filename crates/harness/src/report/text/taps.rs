@@ -212,8 +212,13 @@ fn stems(out: &mut String, placed: &[(Place, &TapResult)]) {
 }
 
 fn not_exact(out: &mut String, placed: &[(Place, &TapResult)]) {
-    let results = placed.iter().map(|(_, result)| *result);
-    let mut rows = tap_rows(results.filter(|result| result.verdict != TapVerdict::Exact));
+    let results = || placed.iter().map(|(_, result)| *result);
+    // In both modes, so that what is exact in one of them says so.
+    let places: std::collections::HashSet<_> = results()
+        .filter(|result| result.verdict != TapVerdict::Exact)
+        .map(|result| (&result.tap, result.batch))
+        .collect();
+    let mut rows = tap_rows(results().filter(|result| places.contains(&(&result.tap, result.batch))));
     if rows.is_empty() {
         return;
     }
