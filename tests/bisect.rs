@@ -115,7 +115,7 @@ fn what_cannot_be_bisected_is_refused() {
         &["--fault", "wrong-eps@2"],
         &["--fault", "layer-input-stale@0"],
         &["--budget", "0"],
-        &["--dump-taps", "/tmp/never.safetensors"],
+        &["--dump-taps", "never.safetensors"],
         &["--write-part", path],
         &["--write-part", "x.gguf", "--fault", "wrong-eps@0"],
     ] {
