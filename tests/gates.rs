@@ -82,6 +82,35 @@ fn a_policy_of_the_user_is_chosen_by_key_or_by_the_model() {
     }
 }
 
+/// What would wait for a writer, never end, or fill the screen.
+#[test]
+fn a_policy_that_is_no_ordinary_file_is_refused_at_once() {
+    let folder = folder();
+    let path = with_attn_norm(folder.path(), 1.0);
+    let fifo = folder.path().join("fifo.toml");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().expect("mkfifo runs").success());
+    let endless = folder.path().join("endless.yaml");
+    std::os::unix::fs::symlink("/dev/zero", &endless).expect("linked");
+    let long = folder.path().join("long.toml");
+    fs::write(&long, format!("version = 1 #{}", "x".repeat(1 << 20))).expect("written");
+    let many = folder.path().join("many.yaml");
+    let rules = (0..3000).map(|key| format!("  k{key}:\n    ln: [{{ pattern: '.', min: 0, max: 9 }}]\n"));
+    fs::write(&many, format!("version: 1\nrules:\n{}", rules.collect::<String>())).expect("written");
+    for (policy, words) in [
+        (&fifo, "expected a regular file"),
+        (&endless, "expected a regular file"),
+        (&long, "expected at most 1048576 bytes"),
+        (&many, "(3000 in all)"),
+    ] {
+        for flag in ["--gate", "--correct"] {
+            let (code, stdout, stderr) = outcome(&run(&["inspect", text(&path), flag, text(policy)]));
+            assert_eq!((code, stdout.as_str()), (4, ""), "{stderr}");
+            assert!(stderr.contains(words) || (flag == "--correct" && policy == &many), "{stderr}");
+            assert!(stderr.len() < 2000, "{stderr}");
+        }
+    }
+}
+
 fn sha256(path: &Path) -> String {
     let (_, stdout, _) = outcome(&run(&["inspect", text(path)]));
     let line = stdout.lines().find(|line| line.trim_start().starts_with("sha256")).expect("a hash");

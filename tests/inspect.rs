@@ -166,6 +166,22 @@ fn the_text_has_what_was_asked_for() {
     }
 }
 
+/// As llama.cpp's users would type it, the file behind all flags.
+#[test]
+fn the_file_may_stand_behind_show_kv() {
+    let folder = folder();
+    let path = model(folder.path(), &tiny());
+    let expected = outcome(&run(&["inspect", text(&path), "--show-kv"]));
+    assert_eq!((expected.0, expected.1.contains("metadata: 22 of 22 keys")), (0, true), "{}", expected.1);
+    assert_eq!(outcome(&run(&["inspect", "--show-kv", text(&path)])), expected);
+    let (code, stdout, _) = outcome(&run(&["inspect", "--show-kv", "tokens", text(&path)]));
+    assert!(code == 0 && stdout.contains("metadata: 1 of 22 keys"), "{stdout}");
+    let (code, stdout, stderr) = outcome(&run(&["inspect", "--show-kv", "tokens"]));
+    assert_eq!((code, stdout.as_str()), (4, ""));
+    assert!(stderr.contains("no model is given") && stderr.contains("`tokens`"), "{stderr}");
+    assert_eq!(outcome(&run(&["inspect"])).0, 4);
+}
+
 /// A file with keys and tensors of its own.
 fn write(path: &Path, keys: &[(&str, engine::gguf::Value)], tensors: &[(&str, &[u64], TensorType)]) {
     let mut writer = Writer::new();
@@ -198,13 +214,26 @@ fn files_of_every_kind_are_examined_and_what_can_run_is_said() {
     let llama =
         [("general.architecture", "llama".into()), ("llama.block_count", 1u32.into()), kind, tokens()];
     let norm = ("blk.0.attn_norm.weight", &[8u64][..], TensorType::F32);
-    write(&path, &llama, &[norm, ("blk.0.attn_q.weight", &[256, 8], TensorType::Q4_K)]);
+    write(&path, &llama, &[norm, ("blk.0.attn_q.weight", &[256, 8], TensorType::IQ2_XXS)]);
     let (code, report) = inspect(&path, &["--gate", "generic"]);
     assert_eq!((code, report["reference"]["outcome"].as_str()), (0, Some("unknown")));
     assert_eq!(report["engine_refusal"].as_str().map(|why| why.contains("unknown architecture")), Some(true));
     let projection = entry(&report["norms"], "blk.0.attn_q.weight");
     assert_eq!((&projection["statistics"], &projection["verdict"]), (&Value::Null, &Value::Null));
     assert_eq!((&report["gate"]["failed"], &report["gate"]["not_judged"]), (&1.into(), &1.into()));
+    // What has no statistics says so, in every form of the report.
+    let why = "its code book is not part of this program";
+    assert_eq!(projection["not_computed"], why);
+    let notes = report["notes"].to_string();
+    assert!(notes.contains(&format!("no statistics of 1 tensor of type iq2_xxs: {why}")), "{notes}");
+    let (_, report) = inspect(&path, &["--tensors"]);
+    assert_eq!(entry(&report["tensors"], "blk.0.attn_q.weight")["not_computed"], why);
+    assert_eq!(entry(&report["tensors"], "blk.0.attn_norm.weight")["not_computed"], Value::Null);
+    let (code, report) = inspect(&path, &["--gate", "bitnet-b1.58:f16", "--strict"]);
+    assert_eq!((code, &report["gate"]["unmeasured"]), (1, &1.into()), "what cannot be judged is not green");
+    assert!(report["warnings"].to_string().contains(&format!("not read here: {why}")), "{report}");
+    let page = outcome(&run(&["inspect", text(&path), "--tensors"])).1;
+    assert!(page.contains("no statistics of 1 tensor of type iq2_xxs"), "{page}");
 
     write(&path, &[("general.architecture", "no-such-thing".into())], &[norm]);
     let (_, report) = inspect(&path, &["--gate", "none"]);
@@ -241,6 +270,34 @@ fn unknown_tensors_and_refusals_are_warnings() {
     assert_eq!((code, report["reference"]["outcome"].as_str()), (1, Some("loads_and_miscomputes")));
 }
 
+/// Keys, strings and arrays of a hostile file do not fill the screen.
+#[test]
+fn long_texts_of_a_file_are_cut() {
+    let folder = folder();
+    let path = folder.path().join("long.gguf");
+    let long = "x".repeat(60_000);
+    let norm = ("blk.0.attn_norm.weight", &[4u64][..], TensorType::F32);
+    let key = (long.as_str(), long.as_str().into());
+    let heads = vec![4i32; 20_000];
+    for keys in [
+        vec![("general.architecture", long.as_str().into()), key.clone()],
+        vec![
+            ("general.architecture", "bitnet-b1.58".into()),
+            ("bitnet-b1.58.block_count", 1u32.into()),
+            ("bitnet-b1.58.embedding_length", 4u32.into()),
+            ("bitnet-b1.58.attention.head_count", heads.into()),
+            key,
+        ],
+    ] {
+        write(&path, &keys, &[norm]);
+        let (code, stdout, stderr) = outcome(&run(&["inspect", text(&path), "--show-kv", "--tensors"]));
+        assert_eq!((code, stderr.as_str()), (0, ""));
+        assert!(stdout.len() < 6000, "{} bytes: {}", stdout.len(), &stdout[..3000]);
+        let (code, _, stderr) = outcome(&run(&[text(&path)]));
+        assert!(code == 4 && stderr.len() < 1000, "{} bytes of {stderr}", stderr.len());
+    }
+}
+
 /// A name with escape sequences, as a hostile file would have it.
 #[test]
 fn a_name_cannot_steer_the_terminal() {
@@ -248,12 +305,13 @@ fn a_name_cannot_steer_the_terminal() {
     let path = folder.path().join("steer.gguf");
     write(
         &path,
-        &[("a\u{1b}[2Jb", "\u{1b}[31m".into())],
-        &[("t\u{1b}[2J.attn_norm.weight", &[4], TensorType::F32)],
+        &[("a\u{1b}[2Jb", "\u{1b}[31m\u{202e}".into())],
+        &[("t\u{1b}[2J\u{202e}.attn_norm.weight", &[4], TensorType::F32)],
     );
     for flags in [&["--show-kv", "", "--tensors", "--norms"][..], &["--format", "json", "--show-kv", ""]] {
         let (code, stdout, stderr) = outcome(&run(&[&["inspect", text(&path)], flags].concat()));
         assert_eq!(code, 0, "{stderr}");
         assert!(!stdout.contains('\u{1b}') && !stderr.contains('\u{1b}'), "{stdout}");
+        assert!(flags.contains(&"json") || !stdout.contains('\u{202e}'), "{stdout}");
     }
 }

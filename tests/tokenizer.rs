@@ -7,6 +7,10 @@
 #[path = "tokenizer/cli.rs"]
 mod cli;
 mod common;
+#[path = "tokenizer/difference.rs"]
+mod difference;
+#[path = "fake_reference/setup.rs"]
+mod setup;
 #[path = "tokenizer/vocabularies.rs"]
 mod vocabularies;
 

@@ -344,6 +344,49 @@ int32_t bref_decode(bref_session * session, size_t count, const int32_t * tokens
                                                taps ? &ours : NULL);
 }
 
+/* Ids of a text: another last one, one more or fewer, one that no vocabulary has, none at all. */
+int32_t bref_tokenize(const bref_model * model, const char * text, size_t text_length, int32_t add_special,
+                      int32_t parse_special, int32_t * tokens, size_t capacity, size_t * count) {
+    typedef int32_t tokenize(const bref_model *, const char *, size_t, int32_t, int32_t, int32_t *, size_t, size_t *);
+    if (starts("tokens-")) {
+        memmove(fault, fault + strlen("tokens-"), strlen(fault + strlen("tokens-")) + 1);
+        act();
+    }
+    own_error = NULL;
+    if (is("refused")) {
+        own_error = "the fake does not like this text";
+        return BREF_FAILED;
+    }
+    const int32_t status = ((tokenize *)genuine("bref_tokenize"))(model, text, text_length, add_special,
+                                                                  parse_special, tokens, capacity, count);
+    if (status != BREF_OK || *count == 0) {
+        return status;
+    }
+    if (is("other")) {
+        tokens[*count - 1] ^= 1;
+    } else if (is("foreign")) {
+        tokens[*count - 1] = 1 << 30;
+    } else if (is("negative")) {
+        tokens[*count - 1] = -1;
+    } else if (is("fewer")) {
+        *count -= 1;
+    } else if (is("more") && *count < capacity) {
+        tokens[*count] = tokens[*count - 1];
+        *count += 1;
+    }
+    return status;
+}
+
+/* The text of every token: its first byte is another one. */
+int32_t bref_token_piece(const bref_model * model, int32_t token, char * bytes, size_t capacity, size_t * length) {
+    typedef int32_t piece(const bref_model *, int32_t, char *, size_t, size_t *);
+    const int32_t status = ((piece *)genuine("bref_token_piece"))(model, token, bytes, capacity, length);
+    if (status == BREF_OK && is("pieces-other") && *length > 0) {
+        bytes[0] ^= 1;
+    }
+    return status;
+}
+
 const float * bref_logits(bref_session * session, size_t * rows) {
     static float * altered = NULL;
     const float * logits = ((const float * (*)(bref_session *, size_t *))genuine("bref_logits"))(session, rows);

@@ -308,8 +308,8 @@ BREF_API int32_t bref_op_mul(bref_ops * ops, const struct bref_tensor * a, const
 /* out = x, converted to out's type (f32 or f16 each), in logical order; both may be strided. */
 BREF_API int32_t bref_op_copy(bref_ops * ops, const struct bref_tensor * x, const struct bref_tensor * out);
 
-/* out[:, i] = table[:, rows[i]] as f32. table: [width, n] of f32, f16, bf16, I2_S, Q4_0, Q8_0, Q4_K, Q6_K, TQ1_0 or TQ2_0; rows: i32 [count], each in
- * 0 … n-1; out: f32 [width, count], contiguous. */
+/* out[:, i] = table[:, rows[i]] as f32. table: [width, n] of f32, f16, bf16, I2_S, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K
+ * to Q6_K, IQ4_NL, IQ4_XS, TQ1_0 or TQ2_0; rows: i32 [count], each in 0 … n-1; out: f32 [width, count], contiguous. */
 BREF_API int32_t bref_op_get_rows(bref_ops * ops, const struct bref_tensor * table, const struct bref_tensor * rows,
                                   const struct bref_tensor * out);
 

@@ -21,6 +21,7 @@ use crate::commands::selftest::SelftestArgs;
 use crate::commands::synth::SynthArgs;
 use crate::commands::tokenize::TokenizeArgs;
 use crate::exit::{EXIT_CODE_TABLE, ExitCode, Failure};
+use crate::report::text::steers;
 
 /// Differential parity testing of BitNet models: the Rust engine against bitnet.cpp, tensor by tensor.
 ///
@@ -168,7 +169,7 @@ fn with_long_flags(arguments: &[OsString]) -> Vec<OsString> {
 /// Writes one message to stderr; a closed stderr is no reason to fail.
 pub(crate) fn complain(message: &str) {
     // Names from a file are in many messages, and must not steer a terminal.
-    let printable = |c: char| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c };
+    let printable = |c: char| if steers(c) && c != '\n' && c != '\t' { '\u{fffd}' } else { c };
     let _ = writeln!(io::stderr(), "{}", message.chars().map(printable).collect::<String>());
 }
 

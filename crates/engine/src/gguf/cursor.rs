@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
+use super::shown::{printable, quoted};
 use crate::error::{Error, Result};
 
 /// A position in the bytes of a file. Every read checks what remains first, and an error names the
@@ -122,28 +123,4 @@ impl<'a> Cursor<'a> {
             found: printable(&found.into()),
         }
     }
-}
-
-/// The longest text of a file that an error quotes, in bytes or characters.
-const QUOTED: usize = 160;
-
-/// Bytes of a file in an error message, in quotation marks: escaped, and cut where they are many.
-pub(super) fn quoted(bytes: &[u8]) -> String {
-    let shown = bytes.get(..QUOTED).unwrap_or(bytes);
-    let more = if shown.len() < bytes.len() { "…" } else { "" };
-    format!("\"{}{more}\"", shown.escape_ascii())
-}
-
-/// A text of an error that may hold names from a file: without characters that could steer a terminal, and
-/// not longer than is of use.
-fn printable(text: &str) -> String {
-    let mut shown = String::new();
-    for (count, character) in text.chars().enumerate() {
-        if count == 2 * QUOTED {
-            shown.push('…');
-            break;
-        }
-        if character.is_control() { shown.extend(character.escape_default()) } else { shown.push(character) }
-    }
-    shown
 }

@@ -31,6 +31,7 @@ mod name_index;
 mod read_tensors;
 mod read_value;
 mod reader;
+mod shown;
 mod tensor_info;
 mod tensor_type;
 #[cfg(test)]
@@ -45,6 +46,7 @@ use std::path::{Path, PathBuf};
 pub use array::Array;
 pub use metadata::Metadata;
 pub use reader::Header;
+pub use shown::shortened;
 pub use tensor_info::TensorInfo;
 pub use tensor_type::TensorType;
 pub use text::Text;

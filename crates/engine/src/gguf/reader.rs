@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
-use super::cursor::{Cursor, quoted};
+use super::cursor::Cursor;
 use super::metadata::MetadataBuilder;
 use super::name_index::NameIndex;
 use super::read_tensors::read_tensors;
 use super::read_value::read_value;
+use super::shown::quoted;
 use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAGIC, Metadata, TensorInfo, Value, limits};
 use crate::error::{Error, Result};
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
-use crate::gguf::{Array, File, Value};
+use crate::gguf::{Array, File, Value, shortened};
 use crate::ops::rope::RopeParameters;
 
 /// More layers than any model has, and the most that the reference accepts.
@@ -92,7 +92,7 @@ impl HyperParameters {
         };
         let architecture = name.parse().map_err(|()| Error::UnknownArchitecture {
             path: file.path().to_owned(),
-            found: name.clone(),
+            found: shortened(&name).into_owned(),
             known: Architecture::ALL.map(|architecture| architecture.to_string()).join(", "),
         })?;
         let keys = Keys { file, prefix: name };
@@ -225,7 +225,7 @@ impl Keys<'_> {
                 }
                 Ok(*first as usize)
             }
-            _ => Err(self.bad(key, &format!("{layers} numbers above 0"), format!("{values:?}"))),
+            _ => Err(self.bad(key, &format!("{layers} numbers above 0"), list(values))),
         }
     }
 
@@ -268,9 +268,10 @@ impl Keys<'_> {
                 Some("linear") => true,
                 Some("none") => false,
                 _ => {
-                    return Err(
-                        self.unsupported("rope.scaling.type", &format!("`{kind}`; only none and linear are"))
-                    );
+                    return Err(self.unsupported(
+                        "rope.scaling.type",
+                        &format!("`{}`; only none and linear are", shortened(&kind.to_string())),
+                    ));
                 }
             },
             Some(other) => return Err(self.bad("rope.scaling.type", "a string", describe(other))),
@@ -301,7 +302,15 @@ fn bad_key(file: &File, key: &str, expected: &str, found: String) -> Error {
 fn describe(value: &Value) -> String {
     match value {
         Value::Array(array) => format!("an array of {} {}", array.len(), array.element_type()),
-        Value::String(text) => format!("the string `{text}`"),
+        Value::String(text) => format!("the string `{}`", shortened(&text.to_string())),
         other => format!("{other:?}"),
+    }
+}
+
+/// The first numbers of an array, and how many there are, for error messages.
+fn list(values: &[i32]) -> String {
+    match values {
+        [_, _, _, _, _, ..] => format!("{:?} and more, {} in all", &values[..4], values.len()),
+        few => format!("{few:?}"),
     }
 }

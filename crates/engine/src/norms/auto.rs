@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::is_projection;
-use crate::gguf::{File, TensorType, Value};
+use crate::gguf::{File, TensorType, Value, shortened};
 
 /// What the choice rests on.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,7 +41,7 @@ pub fn choose(evidence: &Evidence) -> (&'static str, String) {
         return ("generic", "the file names no architecture".to_owned());
     };
     if !matches!(architecture.as_str(), "bitnet" | "bitnet-25" | "bitnet-b1.58") {
-        return ("generic", format!("architecture {architecture} has no rules of its own"));
+        return ("generic", format!("architecture {} has no rules of its own", shortened(architecture)));
     }
     let because = format!("architecture {architecture}");
     match (evidence.file_type, evidence.projection_type) {

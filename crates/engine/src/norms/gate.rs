@@ -21,7 +21,7 @@ pub enum GateVerdict {
     NotANumber,
     /// No rule matches the norm.
     NoRule,
-    /// The values are of a type that is not read here.
+    /// Its values are of a type that is not read here.
     Unmeasured,
 }
 
@@ -51,8 +51,10 @@ pub struct Finding {
     pub tensor: String,
     /// Which norm it is; `None` for a projection.
     pub kind: Option<NormKind>,
-    /// Its statistics; `None` if its type is not read here.
+    /// Its statistics; `None` if values of its type are not read here.
     pub statistics: Option<Statistics>,
+    /// Why there are no statistics.
+    pub why_unmeasured: Option<&'static str>,
     /// The pattern of the rule that matched; `None` for a projection, or if none did.
     pub pattern: Option<String>,
     /// The bounds of that rule.
@@ -71,9 +73,9 @@ pub fn judge(file: &File, ruleset: Option<&Ruleset>) -> Vec<Finding> {
             if kind.is_none() && !is_projection(info.name()) {
                 return None;
             }
-            let statistics = match Statistics::of(info, file.data(info)) {
-                Measured::Yes(statistics) => Some(statistics),
-                Measured::UnreadableType(_) => None,
+            let (statistics, why_unmeasured) = match Statistics::of(info, file.data(info)) {
+                Measured::Yes(statistics) => (Some(statistics), None),
+                Measured::Not(why) => (None, Some(why)),
             };
             let rule = ruleset.filter(|_| kind.is_some()).and_then(|ruleset| ruleset.rule_for(info.name()));
             let bounds = match kind {
@@ -85,6 +87,7 @@ pub fn judge(file: &File, ruleset: Option<&Ruleset>) -> Vec<Finding> {
                 tensor: info.name().to_owned(),
                 kind,
                 statistics,
+                why_unmeasured,
                 pattern: rule.map(|rule| rule.pattern.as_str().to_owned()),
                 bounds,
                 verdict: judged.then(|| verdict(bounds, statistics)),

@@ -44,4 +44,4 @@ pub use kind::{NormKind, is_projection};
 pub use policy::{CorrectionAction, ModelCorrections, Policy};
 pub use ruleset::{Bounds, Rule, Ruleset};
 pub use statistics::{Measured, Statistics};
-pub use values::can_read;
+pub use values::{for_each_chunk, why_unreadable};

@@ -24,6 +24,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use regex::Regex;
@@ -34,7 +35,7 @@ use super::{Bounds, NormKind, Rule, Ruleset};
 use crate::error::{Error, Result};
 
 /// Larger policy files are refused.
-const MOST_BYTES: usize = 1 << 20;
+const MOST_BYTES: u64 = 1 << 20;
 
 /// A policy file, read and checked.
 #[derive(Debug, Clone)]
@@ -76,11 +77,16 @@ impl Policy {
     /// [`Error::Io`], [`Error::BadPolicy`].
     pub fn open(path: &Path) -> Result<Self> {
         let error = |action| move |source| Error::Io { path: path.to_owned(), action, source };
-        let length = std::fs::metadata(path).map_err(error("open"))?.len();
-        if length > MOST_BYTES as u64 {
-            return Err(bad(path, format!("expected at most {MOST_BYTES} bytes, found {length}")));
+        // Before it is opened: a FIFO would wait for a writer.
+        if !std::fs::metadata(path).map_err(error("open"))?.is_file() {
+            return Err(bad(path, "expected a regular file".to_owned()));
         }
-        let text = std::fs::read_to_string(path).map_err(error("read"))?;
+        let mut text = String::new();
+        let file = std::fs::File::open(path).map_err(error("open"))?;
+        file.take(MOST_BYTES + 1).read_to_string(&mut text).map_err(error("read"))?;
+        if text.len() as u64 > MOST_BYTES {
+            return Err(bad(path, format!("expected at most {MOST_BYTES} bytes, found more")));
+        }
         Self::parse(path, &text)
     }
 
@@ -137,9 +143,18 @@ fn bad(path: &Path, what: String) -> Error {
     Error::BadPolicy { path: path.to_owned(), what }
 }
 
-/// The parsers draw the place of an error over several lines.
+/// The parsers draw the place of an error over several lines, which may be as long as the file.
 fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    const MOST_CHARACTERS: usize = 300;
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match text.char_indices().nth(MOST_CHARACTERS) {
+        // What is wrong stands at the end.
+        Some((cut, _)) => {
+            let end = text.char_indices().rev().nth(MOST_CHARACTERS).map_or(0, |(at, _)| at).max(cut);
+            format!("{} … {}", &text[..cut], &text[end..])
+        }
+        None => text,
+    }
 }
 
 #[derive(Deserialize)]
@@ -261,9 +276,12 @@ fn pattern(path: &Path, place: &str, text: &str) -> Result<Regex> {
 }
 
 fn bounds(path: &Path, place: &str, min: Option<f64>, max: Option<f64>) -> Result<Bounds> {
-    let numbers = [min, max].into_iter().flatten().all(f64::is_finite);
+    // A root mean square is never below 0, so that a bound there is a mistake.
+    let numbers = [min, max].into_iter().flatten().all(|bound| bound.is_finite() && bound >= 0.0);
     if !numbers || min.zip(max).is_some_and(|(min, max)| min > max) {
-        let what = format!("{place}: expected finite bounds in order, found min {min:?} and max {max:?}");
+        let what = format!(
+            "{place}: expected finite bounds of 0 or more in order, found min {min:?} and max {max:?}"
+        );
         return Err(bad(path, what));
     }
     Ok(Bounds { min, max })

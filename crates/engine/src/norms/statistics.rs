@@ -34,18 +34,18 @@ pub struct Statistics {
 pub enum Measured {
     /// They were computed over every value.
     Yes(Statistics),
-    /// Values of this type are not read here.
-    UnreadableType(TensorType),
+    /// Values of its type are not read here; this is why.
+    Not(&'static str),
 }
 
 impl Statistics {
     /// Computes them for a tensor with these bytes ([`File::data`](crate::gguf::File::data)).
     pub fn of(info: &TensorInfo, bytes: &[u8]) -> Measured {
-        if !values::can_read(info.tensor_type()) {
-            return Measured::UnreadableType(info.tensor_type());
+        if let Some(why) = values::why_unreadable(info.tensor_type()) {
+            return Measured::Not(why);
         }
         if info.tensor_type() == TensorType::I2_S {
-            return Measured::Yes(values::ternary_statistics(info.elements(), bytes));
+            return Measured::Yes(values::i2_s_statistics(info.elements(), bytes));
         }
         let mut sums = Sums::default();
         for_each_chunk(info.tensor_type(), bytes, &mut |chunk| sums.add(chunk));

@@ -1,6 +1,6 @@
 //! `parity-check inspect MODEL.gguf`: what is in a file, who can run it, and whether its norms are plausible.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
 use clap::Args;
@@ -18,8 +18,8 @@ use crate::report::{json, text};
 #[derive(Debug, Clone, Args)]
 pub struct InspectArgs {
     /// File to examine: any GGUF
-    #[arg(value_name = "MODEL.gguf")]
-    pub model: PathBuf,
+    #[arg(value_name = "MODEL.gguf", required_unless_present = "show_kv")]
+    pub model: Option<PathBuf>,
 
     /// List the metadata; with a text, only the keys that hold it
     #[arg(long, value_name = "PATTERN", num_args = 0..=1, default_missing_value = "")]
@@ -59,6 +59,21 @@ pub struct InspectArgs {
     pub reports: Vec<ReportFile>,
 }
 
+impl InspectArgs {
+    /// The file, and what its keys have to hold to be listed. `--show-kv MODEL.gguf` takes the file for its text,
+    /// which nobody means.
+    fn model_and_keys(&self) -> Result<(&Path, Option<&str>), Failure> {
+        match (&self.model, self.show_kv.as_deref()) {
+            (Some(model), keys) => Ok((model, keys)),
+            (None, Some(path)) if Path::new(path).exists() => Ok((Path::new(path), Some(""))),
+            (None, Some(text)) => Err(Failure::usage(anyhow!(
+                "no model is given: `{text}` is the text of --show-kv, and no file of that name exists"
+            ))),
+            (None, None) => Err(Failure::usage(anyhow!("no model is given"))),
+        }
+    }
+}
+
 /// Examines the file and writes the report.
 ///
 /// # Errors
@@ -67,16 +82,18 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode, Failure> {
     for report in &args.reports {
         output::check_writable(&report.path)?;
     }
-    let hash = ModelHash::start(&args.model);
-    let selection = Selection { keys: args.show_kv.clone(), key_limit: args.kv_limit, tensors: args.tensors };
+    let (model, keys) = args.model_and_keys()?;
+    let hash = ModelHash::start(model);
+    let keys = keys.map(str::to_owned);
+    let selection = Selection { keys, key_limit: args.kv_limit, tensors: args.tensors };
     let (mut report, sha256) = match &args.correct {
-        None => (inspect(&args.model, &selection, &args.gate, None)?, hash.finish()),
+        None => (inspect(model, &selection, &args.gate, None)?, hash.finish()),
         Some(path) => {
             let policy = Policy::open(path).map_err(Failure::usage)?;
             let sha256 = hash.finish().ok_or_else(|| {
-                Failure::usage(anyhow!("{}: cannot be read for its SHA-256", args.model.display()))
+                Failure::usage(anyhow!("{}: cannot be read for its SHA-256", model.display()))
             })?;
-            (inspect(&args.model, &selection, &args.gate, Some((&policy, &sha256)))?, Some(sha256))
+            (inspect(model, &selection, &args.gate, Some((&policy, &sha256)))?, Some(sha256))
         }
     };
     if let Some(hyper) = &mut report.hyper_parameters {

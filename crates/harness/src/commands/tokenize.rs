@@ -185,6 +185,8 @@ impl Pieces {
         let mut ids: Vec<i32> = ours.ids.iter().chain(theirs).copied().collect();
         ids.sort_unstable();
         ids.dedup();
+        // An id that the vocabulary does not have is a difference between the ids, and has no text.
+        ids.retain(|&id| usize::try_from(id).is_ok_and(|id| id < tokenizer.len()));
         let mut pieces = Self { subject: BTreeMap::new(), differences: Vec::new() };
         let reference = reference.piece_bytes(&ids).map_err(Failure::reference)?;
         for (token, reference) in ids.into_iter().zip(reference) {

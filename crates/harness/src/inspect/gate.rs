@@ -64,7 +64,7 @@ impl FromStr for Gate {
 }
 
 fn keys(rulesets: &[Ruleset]) -> String {
-    rulesets.iter().map(|ruleset| ruleset.key.as_str()).collect::<Vec<_>>().join(", ")
+    super::shown(&rulesets.iter().map(|ruleset| ruleset.key.as_str()).collect::<Vec<_>>())
 }
 
 impl Gate {

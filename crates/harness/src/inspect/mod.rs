@@ -15,9 +15,9 @@ mod tensors;
 use std::path::Path;
 
 use engine::Error;
-use engine::gguf::{File, Value};
+use engine::gguf::{File, Value, shortened};
 use engine::model::Model;
-use engine::norms::{Finding, Policy, Statistics, judge};
+use engine::norms::{Finding, Measured, Policy, Statistics, judge};
 
 use crate::exit::Failure;
 use crate::report::inspect::{
@@ -121,9 +121,9 @@ fn unknown_keys(file: &File, architecture: &str) -> Vec<String> {
 }
 
 fn tensor_report(file: &File, info: &engine::gguf::TensorInfo) -> TensorReport {
-    let statistics = match Statistics::of(info, file.data(info)) {
-        engine::norms::Measured::Yes(statistics) => Some(StatisticsReport::from(statistics)),
-        engine::norms::Measured::UnreadableType(_) => None,
+    let (statistics, not_computed) = match Statistics::of(info, file.data(info)) {
+        Measured::Yes(statistics) => (Some(StatisticsReport::from(statistics)), None),
+        Measured::Not(why) => (None, Some(why)),
     };
     TensorReport {
         name: info.name().to_owned(),
@@ -132,6 +132,7 @@ fn tensor_report(file: &File, info: &engine::gguf::TensorInfo) -> TensorReport {
         offset: info.offset(),
         bytes: info.byte_len(),
         statistics,
+        not_computed,
     }
 }
 
@@ -140,6 +141,7 @@ fn norm_report(finding: &Finding) -> NormReport {
         tensor: finding.tensor.clone(),
         kind: finding.kind.map_or("projection", |kind| kind.name()),
         statistics: finding.statistics.map(StatisticsReport::from),
+        not_computed: finding.why_unmeasured,
         pattern: finding.pattern.clone(),
         bounds: finding.bounds,
         verdict: finding.verdict,
@@ -190,6 +192,7 @@ fn notes(file: &File, report: &InspectReport) -> Vec<String> {
                 .to_owned(),
         );
     }
+    notes.extend(tensors::unread(file));
     if !report.unknown_keys.is_empty() {
         notes.push(format!("keys that neither engine reads: {}", shown(&report.unknown_keys)));
     }
@@ -197,8 +200,8 @@ fn notes(file: &File, report: &InspectReport) -> Vec<String> {
 }
 
 /// Up to eight names of a list.
-fn shown(names: &[String]) -> String {
-    let mut text = names.iter().take(8).cloned().collect::<Vec<_>>().join(", ");
+fn shown(names: &[impl AsRef<str>]) -> String {
+    let mut text = names.iter().take(8).map(|name| shortened(name.as_ref())).collect::<Vec<_>>().join(", ");
     if names.len() > 8 {
         text += &format!(", … ({} in all)", names.len());
     }

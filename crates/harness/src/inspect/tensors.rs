@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use engine::gguf::{File, Value};
+use engine::gguf::{File, TensorType, Value};
+use engine::norms::why_unreadable;
 
 use crate::report::inspect::TypeReport;
 
@@ -41,6 +42,19 @@ pub(super) fn types(file: &File) -> Vec<TypeReport> {
         entry.bytes += info.byte_len();
     }
     types.into_values().collect()
+}
+
+/// A note for each type of tensors in the file that has no statistics, in the order of the type ids.
+pub(super) fn unread(file: &File) -> Vec<String> {
+    let notes = TensorType::ALL.iter().filter_map(|&unread| {
+        let why = why_unreadable(unread)?;
+        match file.tensors().iter().filter(|info| info.tensor_type() == unread).count() {
+            0 => None,
+            1 => Some(format!("no statistics of 1 tensor of type {unread}: {why}")),
+            count => Some(format!("no statistics of {count} tensors of type {unread}: {why}")),
+        }
+    });
+    notes.collect()
 }
 
 /// The tensors that a BitNet architecture does not use. Of other architectures nothing is known here.

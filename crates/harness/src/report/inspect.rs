@@ -119,6 +119,8 @@ pub struct TensorReport {
     pub bytes: u64,
     /// Its statistics; `None` if values of its type are not read here.
     pub statistics: Option<StatisticsReport>,
+    /// Why there are no statistics.
+    pub not_computed: Option<&'static str>,
 }
 
 /// [`Statistics`] with the keys of the report.
@@ -198,6 +200,8 @@ pub struct NormReport {
     pub kind: &'static str,
     /// Its statistics; `None` if values of its type are not read here.
     pub statistics: Option<StatisticsReport>,
+    /// Why there are no statistics.
+    pub not_computed: Option<&'static str>,
     /// The pattern of the rule that matched.
     pub pattern: Option<String>,
     /// The bounds of its root mean square.
@@ -217,7 +221,9 @@ impl NormReport {
         );
         let found = match self.verdict {
             Some(GateVerdict::NoRule) => "none".to_owned(),
-            Some(GateVerdict::Unmeasured) => "a type whose values are not read here".to_owned(),
+            Some(GateVerdict::Unmeasured) => {
+                format!("values that are not read here: {}", self.not_computed.unwrap_or_default())
+            }
             _ => format!("{rms:.4}"),
         };
         format!("tensor `{}` ({}): expected {expected}, found {found}", self.tensor, self.kind)

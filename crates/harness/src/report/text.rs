@@ -25,7 +25,7 @@ use super::{Detail, Report};
 pub use bench::render as render_bench;
 pub use bisect::render as render_bisect;
 pub use inspect::{Lists as InspectLists, render as render_inspect};
-pub use layout::WIDTH;
+pub use layout::{WIDTH, steers};
 pub use selftest::render as render_selftest;
 pub use tokenize::render as render_tokenize;
 

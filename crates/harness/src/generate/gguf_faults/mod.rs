@@ -21,5 +21,5 @@ pub use catalogue::{Expected, Fault, container_faults};
 pub use draft::{Draft, KeyDraft, StringDraft, TensorDraft, ValueDraft};
 pub use mainline::mainline_faults;
 pub use model_faults::model_faults;
-pub use mutate::{Choices, MUTATIONS, mutate};
+pub use mutate::{Choices, MUTATIONS, mutate, mutate_once};
 pub use small_model::small_model;

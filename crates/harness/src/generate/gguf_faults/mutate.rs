@@ -37,6 +37,9 @@ pub const MUTATIONS: [&str; 24] = [
     "bytes",
 ];
 
+/// The index of the one mutation that happens to the encoded file.
+const BYTES: usize = MUTATIONS.len() - 1;
+
 /// Applies 1 to 4 mutations to `draft` and encodes it into `out` (emptied first). `happened` gets the index of
 /// each in [`MUTATIONS`].
 pub fn mutate(
@@ -50,9 +53,20 @@ pub fn mutate(
     for _ in 0..count {
         let which = choices.below(MUTATIONS.len() as u64) as usize;
         happened(which);
-        change_bytes |= which == MUTATIONS.len() - 1;
+        change_bytes |= which == BYTES;
         apply(which, draft, choices);
     }
+    finish(draft, change_bytes, choices, out);
+}
+
+/// Applies the one mutation that [`MUTATIONS`] has at `which` and encodes `draft` into `out` (emptied first): what
+/// comes of the file then has a single cause.
+pub fn mutate_once(draft: &mut Draft, which: usize, choices: &mut dyn Choices, out: &mut Vec<u8>) {
+    apply(which, draft, choices);
+    finish(draft, which == BYTES, choices, out);
+}
+
+fn finish(draft: &Draft, change_bytes: bool, choices: &mut dyn Choices, out: &mut Vec<u8>) {
     out.clear();
     draft.encode(out);
     if change_bytes {

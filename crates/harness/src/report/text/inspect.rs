@@ -1,6 +1,7 @@
 //! The report of `inspect` for people: the file, who runs it, metadata, tensors, norms, and what is wrong in
 //! the last lines.
 
+use engine::gguf::shortened;
 use engine::norms::{GateVerdict, NormKind};
 
 use super::head;
@@ -56,7 +57,9 @@ fn container(out: &mut String, report: &InspectReport) {
 fn runs(out: &mut String, report: &InspectReport) {
     match (&report.hyper_parameters, &report.architecture) {
         (Some(hyper), _) => field(out, "model", &head::sizes(hyper)),
-        (None, Some(architecture)) => field(out, "model", &format!("architecture {architecture}")),
+        (None, Some(architecture)) => {
+            field(out, "model", &format!("architecture {}", shortened(architecture)));
+        }
         (None, None) => field(out, "model", "no general.architecture"),
     }
     let text = match &report.engine_refusal {
@@ -79,7 +82,8 @@ fn metadata(out: &mut String, report: &InspectReport) {
     line(out, &format!("\nmetadata: {} of {} keys", keys.len(), report.file.keys));
     for key in keys {
         let length = key.length.map_or_else(String::new, |length| format!(" ({length})"));
-        wrapped(out, "  ", &format!("{}: {}{length} = {}", key.key, key.value_type, key.value));
+        let name = shortened(&key.key);
+        wrapped(out, "  ", &format!("{name}: {}{length} = {}", key.value_type, key.value));
     }
 }
 
@@ -113,7 +117,7 @@ fn tensors(out: &mut String, report: &InspectReport) {
     let tables = Tables {
         header: ["tensor, type, dims", "offset+bytes", "RMS", "mean", "std", "min", "max", "zeros"],
         numeric_from: 1,
-        tables: vec![("tensors (- where values of the type are not read here)".to_owned(), rows.collect())],
+        tables: vec![("tensors (- without statistics: a note says why)".to_owned(), rows.collect())],
     };
     tables.put(out);
 }

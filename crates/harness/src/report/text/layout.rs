@@ -135,7 +135,15 @@ pub(super) fn shortened(text: &str, width: usize) -> String {
 
 /// Text of others without characters that could steer a terminal.
 pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if steers(c) && c != '\t' { '\u{fffd}' } else { c }).collect()
+}
+
+/// Whether a character does something to the text around it: control characters, line separators, and the marks
+/// that turn the direction of what follows, by which a name could pass for another one.
+pub fn steers(c: char) -> bool {
+    let turns =
+        matches!(c, '\u{061c}' | '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') || turns
 }
 
 #[cfg(test)]
@@ -148,6 +156,7 @@ mod tests {
         let long = shortened("v_cache_view-29 (copy of Vcur-29 (transposed))", 33);
         assert_eq!(long, "v_cache_view-29 (co…(transposed))");
         assert_eq!(shortened("a\u{1b}[2J", 20), "a\u{fffd}[2J");
+        assert_eq!(printable("a\u{202e}b\u{2066}c\u{2028}d\té漢"), "a\u{fffd}b\u{fffd}c\u{fffd}d\té漢");
     }
 
     #[test]
