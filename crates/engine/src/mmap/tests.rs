@@ -115,3 +115,39 @@ fn slots_are_used_again() {
         assert_eq!(Mapping::open(&path).unwrap().bytes(), b"x");
     }
 }
+
+/// Tells the child process how often it is to send itself a SIGBUS that no mapping has caused.
+const SIGNALS: &str = "ENGINE_TEST_SIGBUS";
+
+/// Not a test of its own: the child's half. Without the variable there is nothing to do.
+#[test]
+fn child_with_a_foreign_sigbus() {
+    let Some(count) = std::env::var(SIGNALS).ok().and_then(|count| count.parse::<u32>().ok()) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model");
+    fs::write(&path, "x").unwrap();
+    let mapping = Mapping::open(&path).unwrap();
+    for _ in 0..count {
+        let pid = std::process::id().to_string();
+        assert!(std::process::Command::new("kill").args(["-BUS", &pid]).status().unwrap().success());
+    }
+    mapping.check_unchanged(&path).unwrap();
+    assert_eq!(mapping.bytes(), b"x");
+}
+
+/// The handler before ours is the standard library's, which gives up its place at the first signal that is none of
+/// its own either; the second one then ends the process, as it would without any mapping.
+#[test]
+fn a_sigbus_of_another_cause_goes_to_the_handler_before() {
+    use std::os::unix::process::ExitStatusExt;
+    let run = |count: &str| {
+        std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "mmap::tests::child_with_a_foreign_sigbus", "--test-threads=1"])
+            .env(SIGNALS, count)
+            .output()
+            .unwrap()
+    };
+    let once = run("1");
+    assert!(once.status.success(), "{}", String::from_utf8_lossy(&once.stdout));
+    assert_eq!(run("2").status.signal(), Some(libc::SIGBUS));
+}
