@@ -18,6 +18,7 @@ use common::folder;
 use engine::Error;
 use engine::gguf::File;
 use engine::model::Model;
+use engine::tokenizer::Tokenizer;
 use harness::generate::gguf_faults::{
     Choices, Draft, MUTATIONS, container_faults, mainline_faults, model_faults, mutate_once, small_model,
 };
@@ -92,7 +93,7 @@ fn theirs(path: &Path) -> String {
 struct Ours {
     /// In one word.
     word: &'static str,
-    /// Its error without the path; empty if it loads the file.
+    /// Its error without the path; of a file that it loads that of its tokenizer, or else the alignment.
     said: String,
     /// What it thinks that the reference does; `None` of a file that it cannot read.
     expected: Option<Outcome>,
@@ -128,7 +129,13 @@ fn ours(path: &Path) -> Ours {
         ) => "refuses the tensors",
         Err(error) => panic!("{error}"),
     };
-    Ours { word, said: model.as_ref().err().map(said).unwrap_or_default(), expected: Some(expected) }
+    let said = match (&model, Tokenizer::of(&file)) {
+        (Err(error), _) => said(error),
+        // A model runs without its tokenizer, which the reference always loads.
+        (Ok(_), Err(error)) => format!("tokenizer: {}", said(&error)),
+        (Ok(_), Ok(_)) => format!("alignment {}", file.alignment()),
+    };
+    Ours { word, said, expected: Some(expected) }
 }
 
 /// The table of disagreements.

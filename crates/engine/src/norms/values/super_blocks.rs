@@ -87,10 +87,10 @@ pub(super) fn q5_k(block: &[u8; 176], values: &mut [f32; 256]) {
 pub(super) fn q6_k(block: &[u8; 210], values: &mut [f32; 256]) {
     let d = half(block, 208);
     for (index, value) in values.iter_mut().enumerate() {
-        let (half, inside) = (index / 128, index % 128);
-        let low = block[half * 64 + inside % 64];
+        let (part, inside) = (index / 128, index % 128);
+        let low = block[part * 64 + inside % 64];
         let low = if inside < 64 { low & 15 } else { low >> 4 };
-        let high = block[128 + half * 32 + inside % 32] >> (2 * (inside / 32)) & 3;
+        let high = block[128 + part * 32 + inside % 32] >> (2 * (inside / 32)) & 3;
         let scale = f32::from(block[192 + index / 16] as i8);
         *value = d * scale * (f32::from(low | high << 4) - 32.0);
     }

@@ -18,7 +18,7 @@ pub(super) fn tq1_0(block: &[u8; 54], values: &mut [f32; 256]) {
             _ => (48, 4, index - 240),
         };
         let digits = block[start + inside % width].wrapping_mul(POWERS[inside / width]);
-        let trit = u16::from(digits) * 3 >> 8;
+        let trit = (u16::from(digits) * 3) >> 8;
         *value = (f32::from(trit) - 1.0) * d;
     }
 }
@@ -28,8 +28,8 @@ pub(super) fn tq1_0(block: &[u8; 54], values: &mut [f32; 256]) {
 pub(super) fn tq2_0(block: &[u8; 66], values: &mut [f32; 256]) {
     let d = half(block, 64);
     for (index, value) in values.iter_mut().enumerate() {
-        let (half, inside) = (index / 128, index % 128);
-        let code = block[half * 32 + inside % 32] >> (2 * (inside / 32)) & 3;
+        let (part, inside) = (index / 128, index % 128);
+        let code = block[part * 32 + inside % 32] >> (2 * (inside / 32)) & 3;
         *value = (f32::from(code) - 1.0) * d;
     }
 }
