@@ -102,6 +102,10 @@ pub fn expect(file: &File, verdict: Result<(), &Error>) -> Expectation {
             "its reader has no code for arrays of arrays and asserts that there are none",
         );
     }
+    let file_type = file.metadata().get("general.file_type");
+    if file_type.is_some_and(|value| value.as_u32_exact().is_none()) {
+        return because(Outcome::Aborts, "it asserts that general.file_type is a u32");
+    }
     let error = match verdict {
         Ok(()) => {
             let unaligned =

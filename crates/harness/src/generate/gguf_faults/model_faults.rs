@@ -243,6 +243,9 @@ fn other_keys() -> Vec<Fault> {
         fault("hyper/architecture a number", Refused(&["general.architecture", "a string"]), |d| {
             d.key("general.architecture").value = ValueDraft::u32(1);
         }),
+        fault("hyper/file type a text", Runs, |d| {
+            d.key("general.file_type").value = ValueDraft::text("I2_S");
+        }),
         fault("hyper/a key that nobody knows", Runs, |d| d.keys.push(KeyDraft::new("x.y", f32(1.0)))),
     ]
 }
