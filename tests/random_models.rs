@@ -83,6 +83,12 @@ fn batches() -> impl Strategy<Value = (Vec<u16>, Vec<usize>)> {
     })
 }
 
+/// Cases: a case loads two engines, and this number keeps the suite within a minute. The environment variable
+/// PROPTEST_CASES sets another one.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").map_or(48, |cases| cases.parse().expect("a number"))
+}
+
 /// Asserts that every tap is exact, and counts.
 struct AllExact {
     what: String,
@@ -108,9 +114,7 @@ impl Visit<EngineFailure> for AllExact {
 }
 
 proptest! {
-    // A case loads two engines; the number keeps the suite within a minute, and the environment
-    // variable PROPTEST_CASES raises it.
-    #![proptest_config(Config { cases: Config::default().cases.min(48), max_shrink_iters: 200, ..Config::default() })]
+    #![proptest_config(Config { cases: cases(), max_shrink_iters: 200, ..Config::default() })]
 
     #[test]
     fn every_tap_of_a_random_model_is_exact(

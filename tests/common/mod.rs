@@ -11,11 +11,10 @@ use std::time::Duration;
 use engine::model::Model;
 use harness::case::{Case, LayerSelection, LogitSelection, ModeSelection, Settings};
 use harness::compare::lockstep::Engines;
-use harness::compare::run::{Comparison, Observer, Plan};
+use harness::compare::run::{Comparison, Plan};
 use harness::compare::verdict::{RunVerdict, TapVerdict};
 use harness::compare::{IsolatedMode, OracleUse};
 use harness::engines::{Reference, ReferenceOptions, Subject};
-use harness::exit::Failure;
 use harness::generate::{ModelSpec, Preset, write_model};
 
 pub(crate) mod files;
@@ -97,7 +96,7 @@ pub(crate) fn compare_with(case: &Case, subject: Arc<Model>, reference: &mut Ref
     let mut plan = Plan {
         chained: settings.mode.chained(),
         isolated: settings.mode.isolated().then_some(&mut isolated),
-        observer: &mut Blind,
+        observer: &mut (),
     };
     comparison.run(case, &mut engines, &mut plan).unwrap_or_else(|error| panic!("{error:?}"));
     comparison
@@ -125,17 +124,6 @@ pub(crate) fn assert_parity(comparison: &Comparison, case: &Case, layers: usize,
     assert!(counts.exact >= (2 * (30 * layers + 2 + 4) + 1) * batches, "{what}: {counts:?}");
     assert_eq!(counts.isolated, (counts.exact - batches) / 2, "{what}: {counts:?}");
     assert_eq!((counts.nan, counts.not_selected), (0, 0), "{what}");
-}
-
-/// An observer that looks at nothing.
-pub(crate) struct Blind;
-
-impl Observer for Blind {
-    fn aligned(&mut self, _: usize, _: &harness::compare::align::Aligned) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    fn batch_done(&mut self, _: usize) {}
 }
 
 /// Runs the binary.

@@ -10,32 +10,23 @@ use crate::case::Case;
 use crate::compare::align::Aligned;
 use crate::compare::lockstep::Engines;
 use crate::compare::run::{Observer, Plan, RunError};
-use crate::compare::{Comparison, IsolatedMode, KnownDivergences, OracleUse};
+use crate::compare::{Comparison, IsolatedMode, KnownDivergences, OracleUse, Tolerances};
+use crate::engines::reference::protocol::Build;
 use crate::engines::{
     Engine, EngineFailure, OwnedTap, Reference, ReferenceFailure, ReferenceOptions, Subject,
 };
 use crate::exit::Failure;
+use crate::faults::Fault;
 use crate::faults::delivery::{Altered, Delivery};
-use crate::faults::{Fault, PlantError};
+use crate::faults::trial::{TrialError, plant};
 
 /// Why a bisection ended early.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BisectError {
-    /// The engine refuses the model or the settings.
+    /// A run of the two engines came to nothing.
     #[error(transparent)]
-    Engine(#[from] engine::Error),
-    /// An engine failed in the middle of a run.
-    #[error(transparent)]
-    Run(#[from] EngineFailure),
-    /// The fault cannot be planted.
-    #[error("{fault}: {source}")]
-    Plant {
-        /// The fault.
-        fault: String,
-        /// Why.
-        source: PlantError,
-    },
+    Trial(#[from] TrialError),
     /// A file cannot be read, copied or written.
     #[error("{}", path.display())]
     Io {
@@ -44,14 +35,26 @@ pub enum BisectError {
         /// Why.
         source: std::io::Error,
     },
-    /// The file of known divergences cannot be used.
+    /// The file of known divergences or the table of tolerances cannot be used.
     #[error("{0}")]
-    Known(Failure),
+    Input(Failure),
+}
+
+impl From<engine::Error> for BisectError {
+    fn from(error: engine::Error) -> Self {
+        Self::Trial(error.into())
+    }
+}
+
+impl From<EngineFailure> for BisectError {
+    fn from(failure: EngineFailure) -> Self {
+        Self::Trial(failure.into())
+    }
 }
 
 impl From<ReferenceFailure> for BisectError {
     fn from(failure: ReferenceFailure) -> Self {
-        Self::Run(failure.into())
+        EngineFailure::from(failure).into()
     }
 }
 
@@ -60,12 +63,18 @@ impl From<ReferenceFailure> for BisectError {
 pub struct Lab {
     /// How the reference is started.
     pub options: ReferenceOptions,
+    /// Its build, where the options name no library.
+    pub build: Build,
     /// The fault in the subject.
     pub fault: Option<Fault>,
     /// The file of known divergences, which are no findings.
     pub known: Option<PathBuf>,
+    /// The table of tolerances; what is within them is no finding.
+    pub tolerances: Option<PathBuf>,
     /// When the oracle is asked.
     pub oracle: OracleUse,
+    /// Whether runs end with the question what looking changes, which is a finding like others.
+    pub tap_effect: bool,
     /// What is left of a matrix in the model's file. A fault is planted in the whole matrix, and thinned out with it.
     pub thinning: Option<Thinning>,
     /// Runs so far.
@@ -75,13 +84,17 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// A lab without a running reference.
-    pub fn new(options: ReferenceOptions, fault: Option<Fault>, known: Option<PathBuf>) -> Self {
+    /// A lab for the canonical build, without a fault, with nothing that may differ, and without a running
+    /// reference.
+    pub fn new(options: ReferenceOptions) -> Self {
         Self {
             options,
-            fault,
-            known,
+            build: Build::Canonical,
+            fault: None,
+            known: None,
+            tolerances: None,
             oracle: OracleUse::Disagreements,
+            tap_effect: true,
             thinning: None,
             runs: 0,
             process: None,
@@ -95,7 +108,7 @@ impl Lab {
     pub fn reference(&mut self, model: &Path) -> Result<&mut Reference, ReferenceFailure> {
         let process = match self.process.take().filter(|(loaded, _)| loaded == model) {
             Some(process) => process,
-            None => (model.to_owned(), Reference::start(&self.options, model)?),
+            None => (model.to_owned(), Reference::start_build(&self.options, self.build, model)?),
         };
         Ok(&mut self.process.insert(process).1)
     }
@@ -110,7 +123,7 @@ impl Lab {
     /// # Errors
     /// [`BisectError`].
     pub fn run(&mut self, case: &Case) -> Result<Comparison, BisectError> {
-        self.run_watched(case, &mut Blind)
+        self.run_watched(case, &mut ())
     }
 
     /// Runs `case` and keeps the subject's and the reference's values of a tap in a batch.
@@ -136,8 +149,7 @@ impl Lab {
             let whole = thinning.undone(bytes);
             model.replace_weight(&thinning.matrix, whole)?;
         }
-        let planted =
-            fault.plant(model).map_err(|source| BisectError::Plant { fault: fault.to_string(), source })?;
+        let planted = plant(fault, model)?;
         if let Some((thinning, bytes)) = thinning.and_then(|t| Some((t, bytes_of(model, &t.matrix)?))) {
             let thin = thinning.applied(bytes);
             model.replace_weight(&thinning.matrix, thin)?;
@@ -171,34 +183,31 @@ impl Lab {
         };
         let mut comparison = Comparison::default();
         if let Some(path) = &self.known {
-            comparison.known = KnownDivergences::read(path).map_err(BisectError::Known)?;
+            comparison.known = KnownDivergences::read(path).map_err(BisectError::Input)?;
         }
+        if let Some(path) = &self.tolerances {
+            comparison.tolerances = Some(Tolerances::read(path).map_err(BisectError::Input)?);
+        }
+        let tap_effect = self.tap_effect;
         let reference = self.reference(&case.model)?;
         reference.open_session(settings, boundaries)?;
         let mut engines = Engines { subject: &mut *subject, reference };
         let mut plan = Plan { chained: settings.mode.chained(), isolated: isolated.as_mut(), observer };
         match comparison.run(case, &mut engines, &mut plan) {
-            Ok(()) => Ok(comparison),
-            Err(RunError::Engine(failure)) => Err(failure.into()),
-            Err(RunError::Observer(failure)) => Err(BisectError::Known(failure)),
+            Ok(()) => {}
+            Err(RunError::Engine(failure)) => return Err(failure.into()),
+            Err(RunError::Observer(failure)) => return Err(BisectError::Input(failure)),
         }
+        if tap_effect {
+            comparison.check_taps(case, &mut engines)?;
+        }
+        Ok(comparison)
     }
 }
 
 /// The bytes of a weight that the graph reads.
 fn bytes_of<'a>(model: &'a Model, name: &str) -> Option<&'a [u8]> {
     model.weight(name).map(|id| model.weight_bytes(id))
-}
-
-/// Looks at nothing.
-struct Blind;
-
-impl Observer for Blind {
-    fn aligned(&mut self, _: usize, _: &Aligned) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    fn batch_done(&mut self, _: usize) {}
 }
 
 /// Keeps one pair of taps.

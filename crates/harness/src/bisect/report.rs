@@ -24,6 +24,8 @@ pub struct BisectReport {
     pub fault: Option<String>,
     /// What was bisected: the first finding of the full run; `null` if it found nothing.
     pub target: Option<Target>,
+    /// Why the full run is not at parity although nothing in it differs.
+    pub note: Option<String>,
     /// The steps, in their order.
     pub steps: Vec<Step>,
     /// The smallest reproduction.
@@ -108,6 +110,7 @@ impl Default for BisectReport {
             model: String::new(),
             fault: None,
             target: None,
+            note: None,
             steps: Vec::new(),
             smallest: None,
             runs: 0,

@@ -9,6 +9,7 @@ use super::report::{BisectReport, Smallest, Step};
 use super::target::Target;
 use super::weights::PartialModel;
 use crate::case::{Case, LayerSelection};
+use crate::compare::tap_effect::TAP_EFFECT;
 use crate::compare::{Comparison, RunVerdict, TapResult};
 use crate::engines::{OwnedTap, TapBytes};
 use crate::report::manifest::RunManifest;
@@ -34,9 +35,12 @@ pub fn bisect(
     let fault = lab.fault.map(|fault| fault.to_string());
     let mut report = BisectReport::new(case.model.display().to_string(), fault, verdict);
     let Some((target, found)) = Target::of(&full) else {
+        report.note = nothing_differs(&full);
         report.runs = lab.runs;
         return Ok(report);
     };
+    // The question costs a token or two of every run, and no other finding depends on it.
+    lab.tap_effect = target.tap == TAP_EFFECT;
     let mut bisection =
         Bisection { lab, target: target.clone(), budget, progress, case: case.clone(), steps: Vec::new() };
     bisection.tokens(&full, found)?;
@@ -277,6 +281,14 @@ impl Place {
         let elements = s.chunks_exact(size_of::<f32>()).zip(r.chunks_exact(size_of::<f32>())).enumerate();
         let differing = elements.filter(|(_, (s, r))| s != r).map(|(index, _)| index % rows);
         Some(differing.filter(|row| seen.insert(*row)).collect())
+    }
+}
+
+/// Why a run in which nothing differs is not at parity; `None` where it is.
+fn nothing_differs(full: &Comparison) -> Option<String> {
+    match full.counts.stale {
+        0 => (full.counts.compared == 0).then(|| "nothing was compared".to_owned()),
+        stale => Some(format!("entries of the known divergences that explain nothing: {stale}")),
     }
 }
 

@@ -12,7 +12,7 @@ use engine::model::HyperParameters;
 
 use super::paths::{Named, check_distinct};
 use crate::case::{LayerSelection, LogitSelection, MAX_MICRO_BATCH, ModeSelection};
-use crate::compare::{OracleUse, Tolerances};
+use crate::compare::{KnownDivergences, OracleUse, Tolerances};
 use crate::engines::ReferenceOptions;
 use crate::engines::reference::protocol::Build;
 use crate::exit::Failure;
@@ -271,9 +271,31 @@ impl RunArgs {
         }
     }
 
-    /// The flags that choose the reference's build and the tolerances, as a command line repeats them.
-    pub fn reference_flags(&self) -> String {
+    /// The expected differences, none if no file is given. Only isolated results can be expected: a chained
+    /// difference is as good as any other.
+    ///
+    /// # Errors
+    /// Exit 4: it is given for chained mode alone, or is no such file.
+    pub fn known_divergences(&self) -> Result<KnownDivergences, Failure> {
+        match &self.known_divergences {
+            None => Ok(KnownDivergences::default()),
+            Some(_) if !self.mode.isolated() => Err(Failure::usage(anyhow!(
+                "--known-divergences: expected --mode both or isolated, found --mode chained"
+            ))),
+            Some(path) => KnownDivergences::read(path),
+        }
+    }
+
+    /// The flags that choose the reference's build and what a difference is judged by, as a command line
+    /// repeats them.
+    pub fn judging_flags(&self) -> String {
         let mut flags = String::new();
+        if self.oracle {
+            flags += " --oracle";
+        }
+        if let Some(path) = &self.known_divergences {
+            flags += &format!(" --known-divergences {}", quoted(path));
+        }
         if self.reference_build != Build::Canonical {
             flags += &format!(" --reference {}", self.reference_build.name());
         }

@@ -16,6 +16,7 @@ use crate::bisect::{BisectError, BisectReport, Lab, bisect};
 use crate::case::{Case, Settings};
 use crate::engines::EngineFailure;
 use crate::exit::{ExitCode, Failure};
+use crate::faults::trial::TrialError;
 use crate::faults::{Fault, PlantError};
 use crate::report::manifest::quoted;
 use crate::report::{Format, output, text};
@@ -85,13 +86,20 @@ pub fn run(args: &BisectArgs) -> Result<ExitCode, Failure> {
             return Err(Failure::usage(anyhow!("--write-part: {} is the model itself", out.display())));
         }
     }
+    // Read again for every run; what is wrong with them is told before any.
+    args.run.known_divergences()?;
+    args.run.tolerances()?;
     let prompt = Prompt::read(&args.run.prompt)?;
     prompt.check_not_empty()?;
     // The subject's loader is first: it refuses broken files with an error, where the reference's would crash
     // (spec §6.22).
     let model = Arc::new(Model::open(path).map_err(Failure::usage)?);
     let hyper = model.hyper();
-    let mut lab = Lab::new(args.run.reference()?, args.fault, args.run.known_divergences.clone());
+    let mut lab = Lab::new(args.run.reference()?);
+    lab.build = args.run.reference_build;
+    lab.fault = args.fault;
+    lab.known.clone_from(&args.run.known_divergences);
+    lab.tolerances.clone_from(&args.run.tolerances);
     lab.oracle = args.run.oracle_use();
     let reference = lab.reference(path).map_err(Failure::reference)?;
     reference.expect_sizes(hyper.vocabulary, hyper.layers).map_err(Failure::reference)?;
@@ -117,10 +125,11 @@ pub fn run(args: &BisectArgs) -> Result<ExitCode, Failure> {
         seed: None,
     };
     // The check has no way to plant a fault: this command shows it again.
-    let invocation = match args.fault {
+    let command = match args.fault {
         None => format!("parity-check -m {}", quoted(path)),
         Some(fault) => format!("parity-check bisect -m {} --fault {fault}", quoted(path)),
     };
+    let invocation = command + &args.run.judging_flags();
     let bar = ProgressBar::new_spinner();
     if let Ok(style) = ProgressStyle::with_template("{elapsed} {wide_msg}") {
         bar.set_style(style);
@@ -153,9 +162,13 @@ fn render(report: &BisectReport, format: Format) -> anyhow::Result<String> {
 
 fn failure(error: BisectError) -> Failure {
     match error {
-        BisectError::Run(EngineFailure::Reference(failure)) => Failure::reference(*failure),
-        BisectError::Plant { source: PlantError::NotApplicable(_), .. } => Failure::usage(error),
-        BisectError::Known(failure) => failure,
+        BisectError::Trial(TrialError::Run(EngineFailure::Reference(failure))) => {
+            Failure::reference(*failure)
+        }
+        BisectError::Trial(TrialError::Plant { source: PlantError::NotApplicable(_), .. }) => {
+            Failure::usage(error)
+        }
+        BisectError::Input(failure) => failure,
         BisectError::Io { path, source } => Failure::output(&path, source),
         error => Failure::internal(error),
     }

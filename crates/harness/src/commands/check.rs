@@ -18,7 +18,7 @@ use crate::case::{Case, LayerSelection, Settings};
 use crate::cli::complain;
 use crate::compare::lockstep::Engines;
 use crate::compare::run::{Plan, RunError};
-use crate::compare::{Comparison, IsolatedMode, KnownDivergences};
+use crate::compare::{Comparison, IsolatedMode};
 use crate::dump::TapDump;
 use crate::engines::{Engine, EngineFailure, Reference, ReferenceFailure, Subject};
 use crate::exit::{ExitCode, Failure};
@@ -117,7 +117,7 @@ pub fn check(model: &ModelUnderTest<'_>, args: &RunArgs, default_steps: usize) -
     if let Prompt::Tokens(tokens) = &prompt {
         check_tokens(tokens, opened.hyper().vocabulary)?;
     }
-    let known_divergences = known_divergences(args)?;
+    let known_divergences = args.known_divergences()?;
     let tolerances = args.tolerances()?;
     let (hash, corrected) = match model.policy {
         None => (ModelHash::start(model.path), None),
@@ -169,17 +169,6 @@ pub fn check(model: &ModelUnderTest<'_>, args: &RunArgs, default_steps: usize) -
     // The verdict is told before an output that could not be written ends the program.
     run.dumped.and(written)?;
     Ok(report.verdict.exit_code())
-}
-
-/// The differences that the user expects. Only isolated results can be expected: a chained difference is
-/// as good as any other.
-fn known_divergences(args: &RunArgs) -> Result<KnownDivergences, Failure> {
-    let Some(path) = &args.known_divergences else { return Ok(KnownDivergences::default()) };
-    if !args.mode.isolated() {
-        let error = anyhow!("--known-divergences: expected --mode both or isolated, found --mode chained");
-        return Err(Failure::usage(error));
-    }
-    KnownDivergences::read(path)
 }
 
 /// What is known of a run before the reference has made tokens of the prompt.
@@ -318,7 +307,7 @@ impl Run {
             seed: under_test.seed,
         };
         let library = args.reference_library.as_deref();
-        let invocation = format!("{}{}", under_test.invocation, args.reference_flags());
+        let invocation = format!("{}{}", under_test.invocation, args.judging_flags());
         self.manifest.run = RunManifest::new(&case, prompt.origin(), &invocation, library);
         let mut subject = Subject::new(Arc::clone(model), &case.settings).map_err(Failure::usage)?;
         self.manifest.subject = Some(subject.describe());

@@ -11,15 +11,7 @@ fn result(tap: &str, mode: Mode, verdict: TapVerdict, max_abs: f64) -> TapResult
 }
 
 fn blamed(mut result: TapResult, blame: Blame) -> TapResult {
-    result.oracle = Some(OracleFinding {
-        blame: Some(blame),
-        cause: None,
-        subject_error: None,
-        reference_error: None,
-        bound: None,
-        judged: 1,
-        explanation: String::new(),
-    });
+    result.oracle = Some(OracleFinding::in_words(blame, String::new()));
     result
 }
 

@@ -186,15 +186,8 @@ mod tests {
         let mut result = TapResult::bare(tap.to_owned(), Some(1), 0, String::new(), TapVerdict::Diverged);
         result.mode = Mode::Isolated;
         result.blame = Some(blame);
-        result.oracle = Some(OracleFinding {
-            blame: Some(blame),
-            cause: cause.map(str::to_owned),
-            subject_error: None,
-            reference_error: None,
-            bound: None,
-            judged: 1,
-            explanation: String::new(),
-        });
+        let cause = cause.map(str::to_owned);
+        result.oracle = Some(OracleFinding { cause, ..OracleFinding::in_words(blame, String::new()) });
         result
     }
 

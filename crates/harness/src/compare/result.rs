@@ -92,6 +92,21 @@ pub struct OracleFinding {
     pub explanation: String,
 }
 
+impl OracleFinding {
+    /// A finding that rests on no numbers.
+    pub(super) fn in_words(blame: Blame, explanation: String) -> Self {
+        Self {
+            blame: Some(blame),
+            cause: None,
+            subject_error: None,
+            reference_error: None,
+            bound: None,
+            judged: 0,
+            explanation,
+        }
+    }
+}
+
 /// The place where a difference was made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Origin {

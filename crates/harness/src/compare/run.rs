@@ -38,6 +38,15 @@ pub trait Observer {
     fn batch_done(&mut self, batch: usize);
 }
 
+/// Looks at nothing.
+impl Observer for () {
+    fn aligned(&mut self, _: usize, _: &Aligned) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn batch_done(&mut self, _: usize) {}
+}
+
 /// Why a run ended before its end.
 #[derive(Debug)]
 pub enum RunError {

@@ -66,16 +66,6 @@ impl Engine for Scripted {
     }
 }
 
-struct Silent;
-
-impl Observer for Silent {
-    fn aligned(&mut self, _: usize, _: &Aligned) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    fn batch_done(&mut self, _: usize) {}
-}
-
 fn case(tokens: usize, steps: usize, layers: &str) -> Case {
     Case {
         model: "m.gguf".into(),
@@ -97,7 +87,7 @@ fn case(tokens: usize, steps: usize, layers: &str) -> Case {
 
 fn run(case: &Case, subject: &mut Scripted, reference: &mut Scripted) -> (Comparison, Result<(), RunError>) {
     let mut comparison = Comparison::default();
-    let mut plan = Plan { chained: true, isolated: None, observer: &mut Silent };
+    let mut plan = Plan { chained: true, isolated: None, observer: &mut () };
     let outcome = comparison.run(case, &mut Engines { subject, reference }, &mut plan);
     (comparison, outcome)
 }

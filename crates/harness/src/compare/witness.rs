@@ -112,15 +112,7 @@ impl Witness {
         let graph = subject.model().graph();
         let id = graph.tap_keys().iter().position(|other| other == key).map(NodeId)?;
         let problem = self.charter.objection(subject.model(), key, graph.node(id))?;
-        Some(OracleFinding {
-            blame: Some(Blame::Subject),
-            cause: None,
-            subject_error: None,
-            reference_error: None,
-            bound: None,
-            judged: 0,
-            explanation: another_graph(&problem),
-        })
+        Some(OracleFinding::in_words(Blame::Subject, another_graph(&problem)))
     }
 }
 

@@ -13,12 +13,10 @@ use super::plant::{PlantError, Planted};
 use super::recording::{Recording, Replay};
 use super::site::Fault;
 use crate::case::Case;
-use crate::compare::align::Aligned;
 use crate::compare::lockstep::Engines;
-use crate::compare::run::{Observer, Plan, RunError};
+use crate::compare::run::{Plan, RunError};
 use crate::compare::{Blame, Comparison, IsolatedMode, Mode, OracleUse, RunVerdict, TapResult, TapVerdict};
 use crate::engines::{Engine, EngineFailure, EngineManifest, Reference, Subject};
-use crate::exit::Failure;
 
 /// A model and a case with the reference's side recorded, on which faults are tried.
 #[derive(Debug)]
@@ -33,7 +31,7 @@ pub struct Rig {
     clean_cache: CacheContents,
 }
 
-/// Why a trial, or a rig, came to nothing.
+/// Why a run of the two engines, with or without a fault, came to nothing.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrialError {
@@ -43,7 +41,7 @@ pub enum TrialError {
     /// An engine failed in the middle of a run.
     #[error(transparent)]
     Run(#[from] EngineFailure),
-    /// A fault cannot be planted although its place is there.
+    /// The fault cannot be planted.
     #[error("{fault}: {source}")]
     Plant {
         /// The fault.
@@ -152,10 +150,12 @@ impl Rig {
     /// [`TrialError`]. A model that a fault does not apply to is not an error.
     pub fn try_fault(&self, fault: Fault) -> Result<Trial, TrialError> {
         let mut model = Model::open(&self.case.model)?;
-        let Planted { expected, touched, delivery } = match fault.plant(&mut model) {
+        let Planted { expected, touched, delivery } = match plant(fault, &mut model) {
             Ok(planted) => planted,
-            Err(PlantError::NotApplicable(why)) => return Ok(Trial::not_applicable(fault, why)),
-            Err(source) => return Err(TrialError::Plant { fault: fault.to_string(), source }),
+            Err(TrialError::Plant { source: PlantError::NotApplicable(why), .. }) => {
+                return Ok(Trial::not_applicable(fault, why));
+            }
+            Err(error) => return Err(error),
         };
         let model = Arc::new(model);
         let subject = Subject::new(Arc::clone(&model), &self.case.settings)?;
@@ -204,6 +204,14 @@ impl Trial {
     }
 }
 
+/// Plants `fault` into the subject's model.
+///
+/// # Errors
+/// [`TrialError::Plant`], with the name of the fault.
+pub fn plant(fault: Fault, model: &mut Model) -> Result<Planted, TrialError> {
+    fault.plant(model).map_err(|source| TrialError::Plant { fault: fault.to_string(), source })
+}
+
 /// Compares a model with the reference itself, without a fault and without a recording.
 ///
 /// # Errors
@@ -224,7 +232,7 @@ fn run(
 ) -> Result<Comparison, TrialError> {
     let mut isolated = IsolatedMode::new(truth, model, &case.settings, OracleUse::Disagreements)?;
     let mut comparison = Comparison::default();
-    let mut plan = Plan { chained: true, isolated: Some(&mut isolated), observer: &mut Blind };
+    let mut plan = Plan { chained: true, isolated: Some(&mut isolated), observer: &mut () };
     match comparison.run(case, engines, &mut plan) {
         // The observer cannot fail.
         Ok(()) | Err(RunError::Observer(_)) => Ok(comparison),
@@ -260,15 +268,4 @@ fn findings(comparison: &Comparison) -> impl Iterator<Item = &TapResult> {
 
 fn open(path: &Path) -> engine::Result<Arc<Model>> {
     Model::open(path).map(Arc::new)
-}
-
-/// Looks at nothing.
-struct Blind;
-
-impl Observer for Blind {
-    fn aligned(&mut self, _: usize, _: &Aligned) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    fn batch_done(&mut self, _: usize) {}
 }

@@ -217,12 +217,7 @@ fn quantized(
     let (kernels, codes) = (plant.kernels()?, Codes::of(plant)?);
     plant.replace(plant.product("attn_q")?, what, move |run| {
         let x = run.input(0).to_vec();
-        let mut q = vec![0; x.len()];
-        let rows: Vec<QuantizedRow> = x
-            .chunks_exact(codes.width)
-            .zip(q.chunks_exact_mut(codes.width))
-            .map(|(row, q)| quantize(&x, row, q))
-            .collect();
+        let (q, rows) = by_rows(&x, codes.width, |row, q| quantize(&x, row, q));
         let products = multiply(run, kernels, codes.width, codes.scale, &q, &rows);
         run.out().copy_from_slice(&products);
     })
@@ -236,13 +231,7 @@ fn with_sums(
 ) -> Result<TapKey, PlantError> {
     let (kernels, codes) = (plant.kernels()?, Codes::of(plant)?);
     plant.replace(plant.product("attn_q")?, what, move |run| {
-        let x = run.input(0).to_vec();
-        let mut q = vec![0; x.len()];
-        let rows: Vec<QuantizedRow> = x
-            .chunks_exact(codes.width)
-            .zip(q.chunks_exact_mut(codes.width))
-            .map(|(row, q)| kernels.quantize_activations(row, q))
-            .collect();
+        let (q, rows) = by_rows(run.input(0), codes.width, |row, q| kernels.quantize_activations(row, q));
         // With both scales 1 and no correction the product is the sum itself, exact below 2²⁴.
         let plain = vec![QuantizedRow { scale: 1.0, sum: 0 }; rows.len()];
         let sums = multiply(run, kernels, codes.width, 1.0, &q, &plain);
@@ -255,6 +244,18 @@ fn with_sums(
             }
         }
     })
+}
+
+/// Quantizes every row of `width` values by `quantize(row, q)`: all int8 values, and what else each row gives.
+fn by_rows(
+    x: &[f32],
+    width: usize,
+    quantize: impl Fn(&[f32], &mut [i8]) -> QuantizedRow,
+) -> (Vec<i8>, Vec<QuantizedRow>) {
+    let mut q = vec![0; x.len()];
+    let rows =
+        x.chunks_exact(width).zip(q.chunks_exact_mut(width)).map(|(row, q)| quantize(row, q)).collect();
+    (q, rows)
 }
 
 /// The products of all rows of the node's matrix with quantized activations: `[rows, tokens]`.

@@ -27,7 +27,10 @@ pub fn render(report: &BisectReport) -> String {
         &format!("time: {:.1} s, {} runs of both engines", report.total_ms as f64 / 1e3, report.runs),
     );
     let verdict = match &report.target {
-        None => "bisect: nothing to bisect, the run is at parity".to_owned(),
+        None => match &report.note {
+            None => "bisect: nothing to bisect, the run is at parity".to_owned(),
+            Some(note) => format!("bisect: nothing to bisect; {}: {note}", report.verdict.name()),
+        },
         Some(target) => format!("bisect: {}", printable(&target.to_string())),
     };
     line(&mut out, &verdict);
@@ -101,6 +104,14 @@ mod tests {
         let text = render(&report);
         assert!(text.contains("full run   parity"), "{text}");
         assert!(text.ends_with("bisect: nothing to bisect, the run is at parity\n"), "{text}");
+    }
+
+    #[test]
+    fn a_run_that_is_not_at_parity_is_not_said_to_be() {
+        let mut report = BisectReport::new("m.gguf".to_owned(), None, RunVerdict::Divergence);
+        report.note = Some("entries of the known divergences that explain nothing: 1".to_owned());
+        let last = "bisect: nothing to bisect; divergence: entries of the known divergences that explain nothing: 1\n";
+        assert!(render(&report).ends_with(last), "{}", render(&report));
     }
 
     #[test]
