@@ -69,6 +69,63 @@ fn one_flipped_code_is_one_token_one_row_one_block() {
     }
 }
 
+/// With codes 0, 1, 2 taken for 0, +1, -1, the zeros that stand for what is taken away are wrong as well: the rest
+/// fails without the row and without the blocks, and the steps say so.
+#[test]
+fn a_rest_that_fails_too_is_not_said_to_pass() {
+    let folder = folder();
+    let (code, report) = bisect(&model(folder.path(), &tiny()), &["--fault", "code-map-rotated@0"]);
+    assert_eq!(code, 1);
+    for (what, note) in [("row", "without the rows that differ it still fails"), ("blocks", "fail as well")] {
+        let step = step(&report, what);
+        assert_eq!(
+            (&step["part_fails"], &step["complement_passes"]),
+            (&true.into(), &false.into()),
+            "{step}"
+        );
+        assert!(step["note"].as_str().is_some_and(|found| found.contains(note)), "{step}");
+    }
+}
+
+#[test]
+fn other_nodes_that_are_wrong_too_are_named() {
+    let folder = folder();
+    let (_, report) = bisect(&model(folder.path(), &tiny()), &["--fault", "rope-theta@1", "-n", "0"]);
+    assert_eq!(report["target"]["tap"], "Qcur-1#1");
+    let node = step(&report, "node");
+    assert_eq!((&node["part_fails"], &node["complement_passes"]), (&true.into(), &false.into()), "{node}");
+    assert_eq!(node["note"], "found as well: Kcur-1#1");
+}
+
+/// What the file of known divergences explains is nothing to bisect, and an entry that explains nothing does not
+/// make a run parity.
+#[test]
+fn known_divergences_are_no_findings() {
+    let folder = folder();
+    let path = overflowing(folder.path());
+    let file = folder.path().join("known.toml");
+    let entry = |tap: &str| {
+        format!(
+            "[[divergence]]\ntap = \"{tap}\"\ncondition = {{ blame = \"reference\" }}\nreason = \"16 bits\"\n\
+             link = \"https://github.com/microsoft/BitNet/issues/411\"\n"
+        )
+    };
+    let known = file.to_str().expect("UTF-8");
+    let flags = ["--tokens", "3,9,7", "-n", "0", "--known-divergences", known];
+    std::fs::write(&file, entry("Qcur-0")).expect("written");
+    let (code, report) = bisect(&path, &flags);
+    assert_eq!((code, &report["target"], &report["note"]), (0, &Value::Null, &Value::Null));
+    std::fs::write(&file, entry("Qcur-0") + &entry("Vcur-0")).expect("written");
+    let (code, report) = bisect(&path, &flags);
+    assert_eq!((code, &report["target"], &report["runs"]), (1, &Value::Null, &Value::from(1)));
+    assert_eq!(report["note"], "entries of the known divergences that explain nothing: 1");
+    std::fs::write(&file, entry("Vcur-0")).expect("written");
+    let (code, report) = bisect(&path, &flags);
+    assert_eq!((code, &report["target"]["tap"]), (1, &Value::from("Qcur-0")));
+    let command = report["smallest"]["reproduce"].as_str().expect("a command");
+    assert!(command.contains(&format!(" --known-divergences {known} ")), "{command}");
+}
+
 #[test]
 fn a_fault_of_the_cache_needs_two_tokens_and_no_more() {
     let folder = folder();
@@ -115,6 +172,10 @@ fn what_cannot_be_bisected_is_refused() {
         &["--fault", "wrong-eps@2"],
         &["--fault", "layer-input-stale@0"],
         &["--budget", "0"],
+        &["--known-divergences", "/nonexistent.toml"],
+        // The canonical build has no tolerances.
+        &["--tolerances", path],
+        &["--mode", "chained", "--known-divergences", path],
         &["--dump-taps", "never.safetensors"],
         &["--write-part", path],
         &["--write-part", "x.gguf", "--fault", "wrong-eps@0"],

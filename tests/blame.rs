@@ -2,19 +2,21 @@
 
 mod common;
 
-use std::os::unix::fs::FileExt;
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 
 use common::{case, compare, folder, model, outcome, run, tiny, tokens};
 use engine::graph::{Graph, Node, Op};
 use engine::model::Model;
+use engine::session::BatchToken;
+use engine::tap::TapNames;
 use harness::compare::lockstep::Engines;
 use harness::compare::result::TapResult;
 use harness::compare::run::{Comparison, Plan};
 use harness::compare::verdict::{Blame, TapVerdict};
 use harness::compare::{IsolatedMode, Mode, OracleUse};
-use harness::engines::Subject;
+use harness::engines::{Engine, EngineFailure, EngineManifest, Event, OwnedTap, Subject, TapBytes};
 use harness::generate::ModelSpec;
 
 /// An edit of one node.
@@ -144,30 +146,10 @@ fn against_itself_or(path: &Path, subject: &Arc<Model>, ask: Option<OracleUse>) 
     comparison
 }
 
-/// A model whose first product with `attn_q` adds up 2560 times +1 · 127: the 16 bits of the reference's
-/// accumulators hold 32 767 and get 40 blocks of 8 · 127 each (spec §2.2).
-fn overflowing(folder: &Path) -> std::path::PathBuf {
-    let spec =
-        ModelSpec { layers: 1, width: 2560, heads: 20, kv_heads: 5, head_dim: 128, ffn: 256, ..tiny() };
-    let path = model(folder, &spec);
-    let opened = Model::open(&path).expect("opens");
-    let file = std::fs::OpenOptions::new().write(true).open(&path).expect("writable");
-    let fill = |name: &str, bytes: &[u8], count: usize| {
-        let info = opened.file().tensors().iter().find(|info| info.name() == name).expect("there");
-        let start = info.offset();
-        file.write_all_at(&bytes.repeat(count), start).expect("written");
-    };
-    let one = half::f16::ONE.to_le_bytes();
-    fill("token_embd.weight", &one, 2560 * spec.vocabulary as usize);
-    fill("blk.0.attn_norm.weight", &1.0f32.to_le_bytes(), 2560);
-    fill("blk.0.attn_q.weight", &[0xaa], 2560 * 2560 / 4);
-    path
-}
-
 #[test]
 fn accumulators_of_the_reference_that_run_over_are_blamed_on_the_reference() {
     let folder = folder();
-    let path = overflowing(folder.path());
+    let path = common::overflowing(folder.path());
     let path = path.to_str().expect("UTF-8");
     let known = |name: &str, text: &str| {
         let file = folder.path().join(name);
@@ -194,6 +176,7 @@ fn accumulators_of_the_reference_that_run_over_are_blamed_on_the_reference() {
     assert_eq!((&first["isolated"], &first["oracle"]["cause"]), (&true.into(), &"accumulator_wrap".into()));
     let error = |side: &str| first["oracle"][side].as_f64().expect("a number");
     assert!(error("subject_error") <= 1.0 && error("reference_error") > 1e3, "{first}");
+    assert_eq!(first["oracle"]["judged"], 256 * 3, "256 of the rows that differ, for three tokens");
 
     let matching = known("known.toml", &entry("Qcur-*"));
     let (code, report) = check(&["--known-divergences", &matching]);
@@ -212,4 +195,119 @@ fn accumulators_of_the_reference_that_run_over_are_blamed_on_the_reference() {
 
     let (code, _, stderr) = outcome(&run(&[path, "--known-divergences", &matching, "--mode", "chained"]));
     assert_eq!(code, 4, "{stderr}");
+}
+
+/// An engine whose taps are reworked, batch by batch, before they are handed over.
+struct Reworked<F> {
+    engine: Subject,
+    rework: F,
+    events: VecDeque<Event>,
+}
+
+impl<F: Fn(&mut Vec<OwnedTap>)> Engine for Reworked<F> {
+    fn describe(&self) -> EngineManifest {
+        self.engine.describe()
+    }
+
+    fn start(&mut self, batch: &[BatchToken]) -> Result<(), EngineFailure> {
+        self.engine.start(batch)?;
+        let mut taps = Vec::new();
+        let logits = loop {
+            match self.engine.next()? {
+                Event::Tap(tap) => taps.push(tap),
+                Event::Done(logits) => break logits,
+            }
+        };
+        (self.rework)(&mut taps);
+        self.events = taps.into_iter().map(Event::Tap).chain([Event::Done(logits)]).collect();
+        Ok(())
+    }
+
+    fn next(&mut self) -> Result<Event, EngineFailure> {
+        self.events.pop_front().ok_or(EngineFailure::Panicked("reworked"))
+    }
+}
+
+/// The engine itself against an engine whose taps are reworked.
+fn against_reworked(path: &Path, rework: impl Fn(&mut Vec<OwnedTap>)) -> Comparison {
+    let case = case(path, tokens(5, 300), 1);
+    let model = Arc::new(Model::open(path).expect("opens"));
+    let start = || Subject::new(Arc::clone(&model), &case.settings).expect("starts");
+    let (mut subject, mut reference) =
+        (start(), Reworked { engine: start(), rework, events: VecDeque::new() });
+    let use_ = OracleUse::Disagreements;
+    let mut isolated = IsolatedMode::new(&model, Arc::clone(&model), &case.settings, use_).expect("starts");
+    let mut comparison = Comparison::default();
+    let mut plan = Plan { chained: true, isolated: Some(&mut isolated), observer: &mut () };
+    let mut engines = Engines { subject: &mut subject, reference: &mut reference };
+    comparison.run(&case, &mut engines, &mut plan).unwrap_or_else(|error| panic!("{error:?}"));
+    comparison
+}
+
+/// Changes the values of a tap.
+fn change(taps: &mut [OwnedTap], name: &str, change: impl Fn(f32) -> f32) {
+    let tap = taps.iter_mut().find(|tap| tap.key.to_string() == name).expect("there");
+    let TapBytes::Values(bytes) = &mut tap.data else { panic!("{name} has values") };
+    for value in bytes.as_chunks_mut().0 {
+        *value = change(f32::from_le_bytes(*value)).to_le_bytes();
+    }
+}
+
+#[test]
+fn values_of_another_op_are_judged_like_any_others() {
+    let folder = folder();
+    let path = model(folder.path(), &tiny());
+    let blame = |factor: f32| {
+        let comparison = against_reworked(&path, |taps| {
+            change(taps, "norm-1", |value| value * factor);
+            taps.iter_mut().find(|tap| tap.key.to_string() == "norm-1").expect("there").op = "NORM".into();
+        });
+        let found = origins(&comparison);
+        assert_eq!(found[0].tap, "norm-1");
+        assert!(found[0].reason.as_deref().is_some_and(|reason| reason.contains("reference NORM")));
+        found[0].blame
+    };
+    assert_eq!(blame(1.5), Some(Blame::Reference), "its values are not those of the node");
+    assert_eq!(blame(1.0), Some(Blame::Undecided), "its values are right");
+}
+
+/// A reference that leaves a norm out counts the norms behind it from another number, and evaluates them where the
+/// subject's graph has none: whatever that makes of the comparison, the subject is right.
+#[test]
+fn a_norm_that_the_reference_leaves_out_is_never_blamed_on_the_subject() {
+    let folder = folder();
+    let spec = ModelSpec { layers: 3, ..tiny() };
+    let path = model(folder.path(), &spec);
+    for layer in 0..3 {
+        let comparison = against_reworked(&path, |taps| {
+            let left_out = [format!("norm-{layer}#1"), format!("attn_sub_norm-{layer}")];
+            taps.retain(|tap| !left_out.contains(&tap.key.to_string()));
+            change(taps, &format!("attn_o_out-{layer}"), |value| value * 1.25);
+            let mut names = TapNames::default();
+            for tap in taps {
+                let name = match tap.key.name().strip_prefix("node_").map(str::parse::<usize>) {
+                    Some(Ok(number)) => format!("node_{}", number - 2),
+                    _ => tap.key.name().to_owned(),
+                };
+                tap.key = names.next(&name);
+            }
+        });
+        let wrongly: Vec<_> = comparison
+            .results
+            .iter()
+            .filter(|result| matches!(result.blame, Some(Blame::Subject | Blame::Both)))
+            .map(|result| (&result.tap, result.mode, result.oracle.as_ref().map(|found| &found.explanation)))
+            .collect();
+        assert!(wrongly.is_empty(), "layer {layer}: {wrongly:#?}");
+        let unnamed = comparison.results.iter().filter(|result| result.tap.starts_with("node_"));
+        for result in unnamed.filter(|result| result.mode == Mode::Isolated) {
+            assert_eq!(result.verdict, TapVerdict::Unmeasured, "layer {layer}: {}", result.tap);
+        }
+        let first = comparison.results.iter().find(|result| result.verdict == TapVerdict::Diverged);
+        let first = first.expect("a divergence");
+        assert_eq!(
+            (first.tap.as_str(), first.blame),
+            (format!("attn_o_out-{layer}").as_str(), Some(Blame::Undecided))
+        );
+    }
 }

@@ -5,13 +5,17 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{assert_parity, case, compare, folder, model, tiny, tokens};
+use common::{assert_parity, case, compare, compare_engine, folder, model, tiny, tokens};
 use engine::graph::{Op, Replacement};
 use engine::model::Model;
 use engine::session::{Evaluate, NodeRun};
+use engine::tap::TapKey;
+use harness::case::ModeSelection;
 use harness::compare::Mode;
 use harness::compare::result::TapResult;
-use harness::compare::verdict::{Blame, TapVerdict};
+use harness::compare::verdict::{Blame, RunVerdict, TapVerdict};
+use harness::engines::Subject;
+use harness::faults::delivery::{Altered, Delivery, How};
 use harness::generate::ModelSpec;
 
 fn six_layers() -> ModelSpec {
@@ -95,6 +99,44 @@ fn an_error_of_the_cache_shows_in_isolation_at_the_store() {
     replace(&mut faulty, name, OneCellLate);
     let comparison = compare(&case(&path, tokens(4, 300), 0), Arc::new(faulty));
     assert_eq!(diverged(&comparison.results, Mode::Isolated)[0], (name, 0));
+    let keys = comparison.results.iter().find(|result| result.tap == "k-1" && result.mode == Mode::Chained);
+    let keys = keys.expect("the keys are compared");
+    assert_eq!((keys.verdict, keys.cell, keys.token), (TapVerdict::Diverged, Some(1), None));
+}
+
+/// A tap that one side does not deliver is missed in every mode: in isolated mode no chained result says so.
+#[test]
+fn a_tap_of_one_side_is_unmeasured_in_every_mode() {
+    let folder = folder();
+    let path = model(folder.path(), &tiny());
+    let model = Arc::new(Model::open(&path).expect("opens"));
+    let mut reference = common::reference(&path);
+    for (mode, how, expected) in [
+        (ModeSelection::Isolated, How::Withhold, vec![("ffn_gate-1", Mode::Isolated)]),
+        (ModeSelection::Chained, How::Withhold, vec![("ffn_gate-1", Mode::Chained)]),
+        (
+            ModeSelection::Both,
+            How::Withhold,
+            vec![("ffn_gate-1", Mode::Chained), ("ffn_gate-1", Mode::Isolated)],
+        ),
+        (
+            ModeSelection::Isolated,
+            How::Rename,
+            vec![("ffn_gate-1 (renamed)", Mode::Isolated), ("ffn_gate-1", Mode::Isolated)],
+        ),
+        (ModeSelection::Isolated, How::Twice, vec![("ffn_gate-1", Mode::Isolated)]),
+    ] {
+        let mut case = case(&path, tokens(3, 300), 0);
+        case.settings.mode = mode;
+        let subject = Subject::new(Arc::clone(&model), &case.settings).expect("starts");
+        let delivery = Delivery { tap: TapKey::new("ffn_gate-1", 0), how };
+        let comparison = compare_engine(&case, &model, &mut Altered::new(subject, delivery), &mut reference);
+        let unmeasured = comparison.results.iter().filter(|r| r.verdict == TapVerdict::Unmeasured);
+        let found: Vec<_> = unmeasured.map(|result| (result.tap.as_str(), result.mode)).collect();
+        assert_eq!(found, expected, "{mode:?} {how:?}");
+        assert_eq!(comparison.counts.diverged, 0, "{mode:?} {how:?}");
+        assert_eq!(RunVerdict::of(&comparison.counts, false), RunVerdict::Incomplete, "{mode:?} {how:?}");
+    }
 }
 
 #[test]
@@ -155,4 +197,8 @@ fn a_clean_model_is_exact_in_both_modes() {
     let case = case(&path, tokens(40, 300), 2);
     let comparison = compare(&case, Arc::new(Model::open(&path).expect("opens")));
     assert_parity(&comparison, &case, 2, "tiny");
+    let rotated = comparison.results.iter().find(|result| result.tap == "Qcur-1#1").expect("it is compared");
+    assert_eq!((rotated.stem.as_str(), rotated.occurrence, rotated.layer), ("Qcur", 1, Some(1)));
+    assert_eq!(rotated.layerless(), "Qcur#1");
+    assert_eq!(rotated.shape, [64, 4, 32], "without the fourth dim, which is 1");
 }

@@ -12,6 +12,9 @@ mod sheet;
 // The 16-bit accumulators of the real reference, driven over.
 #[path = "oracle/accumulators.rs"]
 mod accumulators;
+// What each node of a graph has to be.
+#[path = "oracle/charter.rs"]
+mod charter;
 // What explains a wrong value.
 #[path = "oracle/causes.rs"]
 mod causes;

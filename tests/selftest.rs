@@ -60,6 +60,48 @@ fn every_effective_fault_is_found_where_it_was_planted() {
     assert_eq!(report["clean_runs"].as_u64(), Some(clean + 1), "the model itself is a clean run too");
 }
 
+/// What has no effect even on the prepared model: whatever else has none was planted nowhere.
+#[test]
+fn every_fault_but_these_changes_something() {
+    let (_, report) = selftest(&["--preset", "tiny", "--clean", "0"]);
+    let named = |wanted: fn(&Value) -> bool| -> Vec<&str> {
+        faults(&report).iter().filter(|fault| wanted(fault)).map(|fault| text(fault, "fault")).collect()
+    };
+    let nowhere = |fault: &Value| !fault["not_applicable"].is_null();
+    assert_eq!(named(nowhere), ["layer-input-stale@0"], "no layer comes before the first");
+    let without_effect = |fault: &Value| fault["effective"] == false && fault["not_applicable"].is_null();
+    assert_eq!(
+        named(without_effect),
+        [
+            // The quiet and the loud token are so in the first layer.
+            "activation-floor-missing@1",
+            "activation-floor-missing@2",
+            "sums-in-i16@1",
+            "sums-in-i16@2",
+            // The exponential of -1e9 is 0, as that of minus infinity.
+            "mask-finite@0",
+            "mask-finite@1",
+            "mask-finite@2",
+        ]
+    );
+}
+
+/// A model on which the reference itself is wrong is no model to plant faults in, and no clean run.
+#[test]
+fn a_run_that_is_not_clean_is_an_alarm() {
+    let folder = common::folder();
+    let path = common::overflowing(folder.path());
+    let (code, report) =
+        selftest(&["--model", path.to_str().expect("UTF-8"), "--only", "wrong-eps", "--clean", "2"]);
+    assert_eq!(code, 1);
+    assert_eq!((&report["clean_runs"], &report["false_alarms"]), (&Value::from(3), &Value::from(3)));
+    for alarm in report["alarms"].as_array().expect("alarms") {
+        assert_eq!((&alarm["verdict"], &alarm["found"]["tap"]), (&"divergence".into(), &"Qcur-0".into()));
+        assert_eq!(alarm["found"]["blame"], "reference");
+    }
+    assert!(faults(&report).is_empty(), "nothing is planted where a run without a fault is not clean");
+}
+
 /// The kinds that the issue asks for have an effect on the prepared model, all but one of them at every site.
 #[test]
 fn rare_paths_are_taken_on_purpose() {

@@ -7,9 +7,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::{folder, model, tiny, tokens};
+use engine::graph::Replacement;
 use engine::kernels;
 use engine::model::Model;
-use engine::session::{BatchToken, Session, SessionSettings};
+use engine::session::{BatchToken, Evaluate, NodeRun, Session, SessionSettings};
 use engine::tap::{Tap, TapSink};
 use harness::generate::{HeadType, ModelSpec};
 
@@ -59,17 +60,22 @@ fn cache(session: &Session, layers: usize) -> Vec<u16> {
         .collect()
 }
 
+/// As [`assert_same_on`], on the calls above.
+fn assert_same(model: &Arc<Model>, what: &str) -> Vec<f32> {
+    assert_same_on(model, what, &calls(model.hyper().vocabulary))
+}
+
 /// Runs all calls both ways, with every instruction set and several numbers of threads, and returns the
 /// logits of the last call.
-fn assert_same(model: &Arc<Model>, what: &str) -> Vec<f32> {
-    let (vocabulary, layers) = (model.hyper().vocabulary, model.hyper().layers);
+fn assert_same_on(model: &Arc<Model>, what: &str, calls: &[Vec<BatchToken>]) -> Vec<f32> {
+    let layers = model.hyper().layers;
     let mut logits = Vec::new();
     for isa in kernels::available() {
         for threads in [1, 2, 3] {
             let settings = SessionSettings { context: 128, micro_batch: 70, threads, kernel: Some(isa) };
             let session = || Session::new(Arc::clone(model), settings).expect("a session");
             let (mut by_nodes, mut in_steps) = (session(), session());
-            for (index, call) in calls(vocabulary).iter().enumerate() {
+            for (index, call) in calls.iter().enumerate() {
                 let mut presence = Presence(0);
                 by_nodes.decode(call, Some(&mut presence)).expect("it decodes");
                 assert_eq!(presence.0, call.len().div_ceil(70) * model.graph().nodes.len());
@@ -117,6 +123,98 @@ fn keys_and_values_that_are_not_finite_give_the_same_bits_in_steps() {
         model.replace_weight(name, bytes).expect("it fits");
         assert_same(&Arc::new(model), &format!("gamma {gamma}"));
     }
+}
+
+/// A prompt of `length` tokens of one sequence, `special` at place `at`, with an output for every token.
+fn prompt(vocabulary: usize, length: usize, special: i32, at: usize) -> Vec<BatchToken> {
+    let ids = tokens(length, vocabulary);
+    let token = |(position, &id): (usize, &i32)| BatchToken {
+        token: if position == at { special } else { id },
+        position: position as i32,
+        sequence: 0,
+        output: true,
+    };
+    ids.iter().enumerate().map(token).collect()
+}
+
+/// Cells are taken 32 at a time: a token whose own cell is the first of the next 32 sees it.
+#[test]
+fn the_first_cell_of_a_block_is_seen() {
+    let folder = folder();
+    let model = Arc::new(open(folder.path(), &tiny()));
+    for length in [31, 32, 64] {
+        let own = BatchToken { token: 9, position: length as i32, sequence: 0, output: true };
+        assert_same_on(&model, &format!("behind {length}"), &[prompt(512, length, 9, 0), vec![own]]);
+    }
+}
+
+/// The tokens in front of one that is not a number do not see it, and are spoilt by it all the same: a masked
+/// score that is NaN stays NaN. A batch in which only a later block of cells holds it shows whether it is left out.
+#[test]
+fn a_hidden_token_that_is_no_number_spoils_those_in_front_of_it() {
+    let folder = folder();
+    let mut model = open(folder.path(), &tiny());
+    let name = "token_embd.weight";
+    let mut bytes = model.weight_bytes(model.weight(name).expect("the embedding")).to_vec();
+    let (special, width) = (300, model.hyper().width);
+    bytes[special * width * 2..][..2].copy_from_slice(&half::f16::NAN.to_le_bytes());
+    model.replace_weight(name, bytes).expect("it fits");
+    let model = Arc::new(model);
+    let calls = [prompt(512, 70, special as i32, 50)];
+    let logits = assert_same_on(&model, "one token of NaN", &calls);
+    assert!(logits[..512].iter().all(|logit| logit.is_nan()), "the first token is spoilt");
+}
+
+/// Queries that f16 cannot hold are infinite, while keys and values are numbers.
+#[test]
+fn queries_that_overflow_give_the_same_bits_in_steps() {
+    let folder = folder();
+    let mut model = open(folder.path(), &tiny());
+    let name = "blk.0.attn_q.weight";
+    let mut bytes = model.weight_bytes(model.weight(name).expect("the matrix")).to_vec();
+    let scale = engine::quant::i2_s::packed_len(256 * 256);
+    bytes[scale..scale + 4].copy_from_slice(&1e6f32.to_le_bytes());
+    model.replace_weight(name, bytes).expect("it fits");
+    assert_same_on(&Arc::new(model), "large queries", &[prompt(512, 70, 9, 0)]);
+}
+
+/// A chain that reads a value twice, the second time behind the node that read it first.
+#[test]
+fn a_value_that_is_read_again_later_in_a_chain_is_kept() {
+    let folder = folder();
+    let mut edited = open(folder.path(), &tiny());
+    edited
+        .edit_graph(|graph| {
+            let find = |name: &str| graph.nodes.iter().position(|node| node.name == name).expect("there");
+            let (out, relu) = (find("ffn_out-0"), find("ffn_relu-0"));
+            graph.nodes[out].inputs[1] = engine::graph::NodeId(relu);
+        })
+        .expect("the order holds");
+    assert_same(&Arc::new(edited), "the cube of ReLU");
+}
+
+/// A node that is replaced is replaced in steps as well.
+#[test]
+fn a_replacement_is_evaluated_in_steps_too() {
+    #[derive(Debug)]
+    struct Doubled;
+    impl Evaluate for Doubled {
+        fn evaluate(&self, run: &mut NodeRun<'_>) {
+            run.compute();
+            run.out().iter_mut().for_each(|value| *value *= 2.0);
+        }
+    }
+    let folder = folder();
+    let plain = assert_same(&Arc::new(open(folder.path(), &tiny())), "plain");
+    let mut replaced = open(folder.path(), &tiny());
+    replaced
+        .edit_graph(|graph| {
+            let node = graph.nodes.iter_mut().find(|node| node.name == "ffn_inp-1").expect("there");
+            node.replacement = Some(Replacement(Arc::new(Doubled)));
+        })
+        .expect("the graph stays valid");
+    let replaced = assert_same(&Arc::new(replaced), "replaced");
+    assert_ne!(bits(&plain), bits(&replaced), "the replacement changes the results");
 }
 
 /// An edit of the graph makes other steps; their results are those of the edited nodes.

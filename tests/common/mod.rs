@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "every test binary uses a part of this module")]
 
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use harness::compare::lockstep::Engines;
 use harness::compare::run::{Comparison, Plan};
 use harness::compare::verdict::{RunVerdict, TapVerdict};
 use harness::compare::{IsolatedMode, OracleUse};
-use harness::engines::{Reference, ReferenceOptions, Subject};
+use harness::engines::{Engine, Reference, ReferenceOptions, Subject};
 use harness::generate::{ModelSpec, Preset, write_model};
 
 pub(crate) mod files;
@@ -84,15 +85,25 @@ pub(crate) fn compare(case: &Case, subject: Arc<Model>) -> Comparison {
 
 /// As [`compare`], on a child process that is already there.
 pub(crate) fn compare_with(case: &Case, subject: Arc<Model>, reference: &mut Reference) -> Comparison {
+    let mut engine = Subject::new(Arc::clone(&subject), &case.settings).expect("the subject starts");
+    compare_engine(case, &subject, &mut engine, reference)
+}
+
+/// As [`compare_with`], with an engine that runs `model`.
+pub(crate) fn compare_engine(
+    case: &Case,
+    model: &Arc<Model>,
+    subject: &mut dyn Engine,
+    reference: &mut Reference,
+) -> Comparison {
     let settings = &case.settings;
-    let boundaries = IsolatedMode::boundaries(&subject, settings);
+    let boundaries = IsolatedMode::boundaries(model, settings);
     let truth = Arc::new(Model::open(&case.model).expect("the model opens"));
-    let mut isolated = IsolatedMode::new(&truth, Arc::clone(&subject), settings, OracleUse::Disagreements)
+    let mut isolated = IsolatedMode::new(&truth, Arc::clone(model), settings, OracleUse::Disagreements)
         .expect("isolated mode starts");
-    let mut subject = Subject::new(subject, settings).expect("the subject starts");
     reference.open_session(settings, boundaries).expect("the reference opens a session");
     let mut comparison = Comparison::default();
-    let mut engines = Engines { subject: &mut subject, reference };
+    let mut engines = Engines { subject, reference };
     let mut plan = Plan {
         chained: settings.mode.chained(),
         isolated: settings.mode.isolated().then_some(&mut isolated),
@@ -138,4 +149,24 @@ pub(crate) fn outcome(output: &Output) -> (i32, String, String) {
         String::from_utf8_lossy(&output.stdout).into_owned(),
         String::from_utf8_lossy(&output.stderr).into_owned(),
     )
+}
+
+/// A model whose first product with `attn_q` adds up 2560 times +1 · 127: the 16 bits of the reference's
+/// accumulators hold 32 767 and get 40 blocks of 8 · 127 each (spec §2.2).
+pub(crate) fn overflowing(folder: &Path) -> PathBuf {
+    let spec =
+        ModelSpec { layers: 1, width: 2560, heads: 20, kv_heads: 5, head_dim: 128, ffn: 256, ..tiny() };
+    let path = model(folder, &spec);
+    let opened = Model::open(&path).expect("opens");
+    let file = std::fs::OpenOptions::new().write(true).open(&path).expect("writable");
+    let fill = |name: &str, bytes: &[u8], count: usize| {
+        let info = opened.file().tensors().iter().find(|info| info.name() == name).expect("there");
+        let start = info.offset();
+        file.write_all_at(&bytes.repeat(count), start).expect("written");
+    };
+    let one = half::f16::ONE.to_le_bytes();
+    fill("token_embd.weight", &one, 2560 * spec.vocabulary as usize);
+    fill("blk.0.attn_norm.weight", &1.0f32.to_le_bytes(), 2560);
+    fill("blk.0.attn_q.weight", &[0xaa], 2560 * 2560 / 4);
+    path
 }

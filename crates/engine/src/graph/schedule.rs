@@ -243,6 +243,35 @@ mod tests {
     }
 
     #[test]
+    fn tokens_and_outputs_are_no_rows_of_one_chain() {
+        const CHOSEN: [Extent; 2] = [Extent::Fixed(4), Extent::Outputs];
+        let mut builder = Builder::default();
+        let x = builder.push("x", Op::Embed { table: OTHER }, &[], &WIDE);
+        let chosen = builder.push("chosen", Op::SelectOutputs, &[x], &CHOSEN);
+        let relu = builder.push("relu", Op::Relu, &[x], &WIDE);
+        let square = builder.push("square", Op::Square, &[chosen], &CHOSEN);
+        let steps = schedule(builder);
+        let rows = |node| Step::Rows { nodes: vec![node], quantized: false };
+        assert_eq!(steps.steps(), [Step::Node(x), Step::Node(chosen), rows(relu), rows(square)]);
+    }
+
+    #[test]
+    fn scores_of_another_layer_are_no_part_of_an_attention() {
+        for other in [0, 1] {
+            let mut builder = Builder::default();
+            let x = builder.push("x", Op::Embed { table: OTHER }, &[], &WIDE);
+            builder.enter_layer(Some(0));
+            let kq = builder.push("kq", Op::Kq, &[x, x], &WIDE);
+            builder.enter_layer(Some(other));
+            let p = builder.push("p", Op::Softmax { scale: 1.0 }, &[kq], &WIDE);
+            let kqv = builder.push("kqv", Op::Kqv, &[x, p], &WIDE);
+            let found = schedule(builder);
+            assert_eq!(found.steps().contains(&Step::Attention([kq, p, kqv])), other == 0);
+            assert_eq!(found.steps().contains(&Step::Node(kq)), other == 1);
+        }
+    }
+
+    #[test]
     fn an_attention_whose_scores_are_read_elsewhere_stays_apart() {
         for shared in [false, true] {
             let mut builder = Builder::default();

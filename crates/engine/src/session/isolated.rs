@@ -31,6 +31,19 @@ pub struct Isolated {
     batch: Current,
     /// Whether the output of each node was given in this batch.
     given: Vec<bool>,
+    /// The node whose values each buffer of the scratch holds. Buffers are shared by nodes that are apart in the
+    /// graph's order: values that come in another order may have been overwritten.
+    holders: Vec<Option<NodeId>>,
+}
+
+/// Why a node cannot be evaluated: an input of it that is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MissingInput {
+    /// The output of this node was not given.
+    NotGiven(NodeId),
+    /// The output of this node was given, and then that of another one that comes behind its last reader in the
+    /// order of the graph.
+    Overwritten(NodeId),
 }
 
 /// The batch at hand.
@@ -56,11 +69,13 @@ impl Isolated {
     /// # Errors
     /// As for [`Session::new`](super::Session::new).
     pub fn new(model: Arc<Model>, settings: SessionSettings) -> Result<Self> {
+        let scratch = Scratch::new(model.graph());
         Ok(Self {
             kernels: kernels::select(settings.kernel)?,
             threads: Threads::new(settings.threads)?,
             cache: new_cache(&model, &settings)?,
-            scratch: Scratch::new(model.graph()),
+            holders: vec![None; scratch.values.len()],
+            scratch,
             micro_batch: settings.micro_batch,
             batch: Current::default(),
             given: vec![false; model.graph().nodes.len()],
@@ -85,6 +100,7 @@ impl Isolated {
         self.cache.cells().mask(&tokens, attended, &mut self.scratch.mask);
         self.scratch.begin();
         self.given.fill(false);
+        self.holders.fill(None);
         self.batch = Current { outputs: outputs(batch), tokens: batch.to_vec(), slot, attended };
         Ok(())
     }
@@ -135,9 +151,9 @@ impl Isolated {
         self.model.graph().node(id).dims.map(|dim| extents.resolve(dim))
     }
 
-    /// The first node that `id` reads and whose output was not given; what a node reads of the cache was
+    /// The first node that `id` reads and whose output is not there; what a node reads of the cache was
     /// written by the store of the same layer and side.
-    pub fn missing_input(&self, id: NodeId) -> Option<NodeId> {
+    pub fn missing_input(&self, id: NodeId) -> Option<MissingInput> {
         let graph = self.model.graph();
         let node = graph.node(id);
         let stored = match &node.op {
@@ -148,9 +164,23 @@ impl Isolated {
             _ => None,
         };
         let read = node.inputs.iter().map(|&input| graph.storage(input));
-        read.filter(|&input| !matches!(graph.node(input).op, Op::View(_)))
-            .chain(stored)
-            .find(|input| !self.given[input.0])
+        read.filter(|&input| !matches!(graph.node(input).op, Op::View(_))).chain(stored).find_map(|input| {
+            let held = || {
+                let slot = self.scratch.plan.slot(input);
+                slot.is_none_or(|slot| self.holders[slot.0] == Some(input))
+            };
+            match self.given[input.0] {
+                false => Some(MissingInput::NotGiven(input)),
+                true => (!held()).then_some(MissingInput::Overwritten(input)),
+            }
+        })
+    }
+
+    /// Notes that the buffer of a node holds its values, and no longer those of another one.
+    fn hold(&mut self, id: NodeId) {
+        if let Some(slot) = self.scratch.plan.slot(id) {
+            self.holders[slot.0] = Some(id);
+        }
     }
 
     /// Evaluates a node on what was given.
@@ -163,6 +193,7 @@ impl Isolated {
         // A buffer that has been overwritten may be one that activations were prepared from.
         self.scratch.prepared = None;
         self.with(id, |evaluation, node, batch| evaluation.evaluate(id, node, batch));
+        self.hold(id);
         Some(self.output(id))
     }
 
@@ -227,6 +258,7 @@ impl Isolated {
             }
         }
         self.given[id.0] = true;
+        self.hold(id);
         Ok(())
     }
 
@@ -247,6 +279,7 @@ impl Isolated {
     pub fn clear(&mut self) {
         self.cache.clear();
         self.given.fill(false);
+        self.holders.fill(None);
     }
 }
 

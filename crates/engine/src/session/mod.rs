@@ -25,7 +25,7 @@ use crate::threads::Threads;
 use evaluate::{Evaluation, How};
 use scratch::Scratch;
 
-pub use isolated::Isolated;
+pub use isolated::{Isolated, MissingInput};
 pub use replacement::{Evaluate, NodeRun};
 
 /// More cells than any model was trained for; a cache of this many would not fit anyway.

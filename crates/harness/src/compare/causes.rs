@@ -1,7 +1,9 @@
 //! Where each difference was made, whose it is, and whether it was expected.
 //!
 //! An isolated result that diverges is an **origin**: the error is made there. A chained result that
-//! diverges while its isolated one agrees has inherited its error from the origins before it.
+//! diverges while its isolated one agrees has inherited its error from the origins before it. One whose
+//! isolated twin could not be measured may have been made there or not: nobody knows, and so it is with
+//! all that comes behind it.
 
 use std::collections::HashMap;
 
@@ -13,6 +15,8 @@ use super::verdict::{Blame, Mode, TapVerdict};
 #[derive(Debug, Default)]
 pub struct Causes {
     origins: Vec<Cause>,
+    /// Whether a difference may have been made where isolated mode could not measure.
+    open: bool,
 }
 
 #[derive(Debug)]
@@ -39,12 +43,17 @@ impl Causes {
                 Mode::Isolated => self.isolated(&mut results[index], known),
                 Mode::Chained => {
                     let twin = isolated.get(&results[index].tap).copied();
-                    if let Some(twin) = twin.filter(|&twin| results[twin].verdict == TapVerdict::Diverged) {
-                        self.isolated(&mut results[twin], known);
-                        let twin = results[twin].clone();
-                        like_its_twin(&mut results[index], &twin);
-                    } else {
-                        self.inherited(&mut results[index]);
+                    match twin.map(|twin| (twin, results[twin].verdict)) {
+                        Some((twin, TapVerdict::Diverged)) => {
+                            self.isolated(&mut results[twin], known);
+                            let twin = results[twin].clone();
+                            like_its_twin(&mut results[index], &twin);
+                        }
+                        Some((_, TapVerdict::Unmeasured)) => {
+                            self.open = true;
+                            results[index].blame = Some(Blame::Undecided);
+                        }
+                        _ => self.inherited(&mut results[index]),
                     }
                 }
             }
@@ -73,6 +82,10 @@ impl Causes {
             result.blame = Some(Blame::Undecided);
             return;
         };
+        if self.open {
+            result.blame = Some(Blame::Undecided);
+            return;
+        }
         let unanimous = self.origins.iter().all(|cause| cause.blame == first.blame);
         result.blame = Some(if unanimous { first.blame } else { Blame::Undecided });
         result.origin = Some(first.origin.clone());

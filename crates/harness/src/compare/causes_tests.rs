@@ -96,3 +96,45 @@ fn one_unexpected_origin_makes_what_is_behind_unexpected() {
     assert_eq!((&results[0].known, &results[1].known), (&None, &None));
     assert_eq!(origin(&results[1]), Some("c"), "the unexpected one is named");
 }
+
+#[test]
+fn an_origin_that_nobody_was_asked_about_has_no_one_to_blame() {
+    let mut results = vec![chained("a", 0.5), isolated("a", 0.5)];
+    Causes::default().explain(&mut results, &mut KnownDivergences::default());
+    for result in &results {
+        assert_eq!((result.blame, origin(result)), (Some(Blame::Undecided), Some("a")));
+    }
+}
+
+/// A node of the reference that could not be evaluated on its inputs may be where the difference is made: what
+/// comes behind it is not put down to another origin, nor excused by one.
+#[test]
+fn behind_a_node_that_could_not_be_measured_no_one_is_blamed() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let text =
+        "[[divergence]]\ntap = \"a\"\ncondition = { blame = \"reference\" }\nreason = \"r\"\nlink = \"l\"";
+    std::fs::write(file.path(), text).expect("written");
+    let mut known = KnownDivergences::read(file.path()).expect("a good file");
+    let mut causes = Causes::default();
+    let mut results = vec![
+        blamed(isolated("a", 0.5), Blame::Reference),
+        chained("b", 0.5),
+        isolated("b", 0.0),
+        chained("c", 0.5),
+        result("c", Mode::Isolated, TapVerdict::Unmeasured, 0.0),
+        chained("d", 0.5),
+        isolated("d", 0.0),
+    ];
+    causes.explain(&mut results, &mut known);
+    assert_eq!(
+        (results[1].blame, results[1].known.as_deref()),
+        (Some(Blame::Reference), Some("inherited: r"))
+    );
+    for index in [3, 5] {
+        let result = &results[index];
+        assert_eq!((result.blame, origin(result), &result.known), (Some(Blame::Undecided), None, &None));
+    }
+    let mut later = vec![chained("b", 0.5), isolated("b", 0.0)];
+    causes.explain(&mut later, &mut known);
+    assert_eq!((later[0].blame, &later[0].known), (Some(Blame::Undecided), &None));
+}

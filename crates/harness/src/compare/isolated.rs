@@ -12,10 +12,10 @@ use std::sync::Arc;
 
 use engine::graph::{NodeId, Op};
 use engine::model::Model;
-use engine::session::{BatchToken, Isolated, SessionSettings};
+use engine::session::{BatchToken, Isolated, MissingInput, SessionSettings};
 use engine::tap::{DType, TapData, TapKey};
 
-use super::judge::{Judgement, judge_pair};
+use super::judge::{Judgement, are_comparable, judge_pair};
 use super::result::OracleFinding;
 use super::verdict::{Blame, TapVerdict};
 use super::witness::Witness;
@@ -47,6 +47,8 @@ pub struct IsolatedMode {
     nodes: HashMap<TapKey, NodeId>,
     /// Per node and batch: what is known of it.
     states: Vec<State>,
+    /// Whether every tap of the batch so far was that of a node of the subject, with all that it reads.
+    in_step: bool,
 }
 
 /// What is known of a node in the batch at hand.
@@ -96,7 +98,7 @@ impl IsolatedMode {
         };
         let witness = Witness::new(truth, &subject, session)?;
         let evaluator = Isolated::new(subject, session)?;
-        Ok(Self { evaluator, witness, ask, keys, nodes, states })
+        Ok(Self { evaluator, witness, ask, keys, nodes, states, in_step: true })
     }
 
     /// The taps outside of `settings`' layers that a selected node reads. They are not compared, but have
@@ -122,6 +124,7 @@ impl IsolatedMode {
     /// The batch cannot be stored.
     pub fn begin(&mut self, batch: &[BatchToken]) -> Result<(), EngineFailure> {
         self.states.fill(State::default());
+        self.in_step = true;
         self.evaluator.begin(batch)?;
         Ok(self.witness.begin(batch, &self.evaluator)?)
     }
@@ -133,11 +136,14 @@ impl IsolatedMode {
     /// The subject failed.
     pub fn reference(&mut self, tap: &OwnedTap, compared: bool) -> Result<Option<Outcome>, EngineFailure> {
         let Some(&id) = self.nodes.get(&tap.key) else {
+            self.in_step = false;
             self.give(None, tap);
             return Ok(compared.then(|| unmeasured("the subject has no such node".to_owned()).into()));
         };
         let outcome = if compared { self.judge(id, tap)? } else { None };
-        self.give(Some(id), tap);
+        if self.is_told_by_its_key(tap) {
+            self.give(Some(id), tap);
+        }
         Ok(outcome)
     }
 
@@ -146,9 +152,13 @@ impl IsolatedMode {
             return Ok(None);
         }
         if let Some(missing) = self.evaluator.missing_input(id) {
-            let reason =
-                format!("the reference's {} was not delivered, which it reads", self.keys[missing.0]);
-            return Ok(Some(unmeasured(reason).into()));
+            self.in_step = false;
+            return Ok(Some(unmeasured(self.without(missing)).into()));
+        }
+        if !self.is_told_by_its_key(tap) {
+            let reason = "ggml numbers what has no name, and a node before it is missing or too many: its number \
+                          may be that of another one";
+            return Ok(Some(unmeasured(reason.to_owned()).into()));
         }
         if self.reads_exact_inputs(id) {
             self.states[id.0].shared = true;
@@ -168,6 +178,26 @@ impl IsolatedMode {
         };
         let judgement = judge_pair(&isolated, tap);
         self.outcome(&isolated, tap, judgement).map(Some)
+    }
+
+    /// Whether a tap is that of the node with its key: a number that ggml gave holds only while both sides have
+    /// the same nodes.
+    fn is_told_by_its_key(&self, tap: &OwnedTap) -> bool {
+        self.in_step || !is_unnamed(&tap.key)
+    }
+
+    /// Why a node cannot be evaluated.
+    fn without(&self, missing: MissingInput) -> String {
+        match missing {
+            MissingInput::NotGiven(input) => {
+                format!("the reference's {} was not delivered, which it reads", self.keys[input.0])
+            }
+            MissingInput::Overwritten(input) => format!(
+                "the reference delivers in another order than the subject's graph: {}, which it reads, is no longer \
+                 held",
+                self.keys[input.0]
+            ),
+        }
     }
 
     /// Whether what the subject computes this node from in chained mode is what the reference computed it
@@ -246,8 +276,15 @@ impl IsolatedMode {
             return Ok(judgement.into());
         }
         if judgement.metrics.is_none() {
-            // Another shape, type or op: not a matter of arithmetic, but the charter may know.
-            let oracle = self.witness.objection(&self.evaluator, &reference.key);
+            // Another shape, type or op: the charter may know whose.
+            let objection = self.witness.objection(&self.evaluator, &reference.key);
+            let oracle = match objection {
+                // Values that another op made are right or wrong like any others.
+                None if are_comparable(subject, reference) => {
+                    self.witness.ask(&mut self.evaluator, subject, reference, true)?
+                }
+                objection => objection,
+            };
             return Ok(Outcome { judgement, oracle });
         }
         let oracle = self.witness.ask(&mut self.evaluator, subject, reference, !every_node)?;
@@ -264,6 +301,12 @@ impl IsolatedMode {
     pub fn owed(&mut self, key: &TapKey) -> bool {
         self.nodes.get(key).is_some_and(|id| std::mem::take(&mut self.states[id.0].shared))
     }
+}
+
+/// Whether a tap has the name that ggml gives to a node that nobody named: `node_` and its number.
+fn is_unnamed(key: &TapKey) -> bool {
+    let number = key.name().strip_prefix("node_");
+    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 fn unmeasured(reason: String) -> Judgement {

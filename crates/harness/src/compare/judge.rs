@@ -84,6 +84,16 @@ pub(super) fn judge_pair(subject: &OwnedTap, reference: &OwnedTap) -> Judgement 
     }
 }
 
+/// Whether the values of two taps can be set against each other, element by element.
+pub(super) fn are_comparable(subject: &OwnedTap, reference: &OwnedTap) -> bool {
+    let ElementType::Known(dtype) = subject.dtype else { return false };
+    let same_form = subject.dims == reference.dims && subject.dtype == reference.dtype;
+    let expected = subject.dims.iter().try_fold(dtype.size(), |product, &dim| product.checked_mul(dim));
+    let whole =
+        |tap: &OwnedTap| matches!(&tap.data, TapBytes::Values(bytes) if Some(bytes.len()) == expected);
+    same_form && whole(subject) && whole(reference)
+}
+
 /// Judges the logits of one decode call like a tap of dims `[vocabulary, rows]`.
 pub fn judge_logits(subject: &Logits, reference: &Logits) -> Judgement {
     let shape = |logits: &Logits| [logits.vocabulary, logits.rows()];

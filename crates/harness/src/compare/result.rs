@@ -197,7 +197,7 @@ impl TapResult {
     }
 
     /// A result without values: only a reason.
-    pub(super) fn bare(
+    pub(crate) fn bare(
         tap: String,
         layer: Option<usize>,
         batch: usize,

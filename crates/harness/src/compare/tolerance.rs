@@ -69,7 +69,9 @@ impl Tolerances {
     pub fn apply(&mut self, result: &mut TapResult) {
         let metrics = result.metrics.clone();
         let value = |metric: Metric| metrics.as_ref().and_then(|metrics| metric.of(metrics));
-        self.apply_to(result, metrics.is_some(), value);
+        // Where no bit differs and the verdict is a divergence all the same, the oracle has found both sides wrong.
+        let differs = metrics.as_ref().is_some_and(|metrics| metrics.differing > 0);
+        self.apply_to(result, differs, value);
     }
 
     /// As [`apply`](Self::apply), for a result that has the one value `max_abs` and no metrics.

@@ -125,3 +125,7 @@ fn same(tap: &Tap<'_>, recorded: &OwnedTap) -> bool {
         && tap.layer == recorded.layer
         && ElementType::Known(tap.data.dtype()) == recorded.dtype
 }
+
+#[cfg(test)]
+#[path = "effect_tests.rs"]
+mod tests;

@@ -367,6 +367,27 @@ mod tests {
     }
 
     #[test]
+    fn every_clean_run_has_a_seed_of_its_own() {
+        let seeds = std::sync::Mutex::new(Vec::new());
+        let plan = Plan { sites: 1, only: None, clean_runs: 5, workers: 2 };
+        let scene = |seed| {
+            seeds.lock().expect("no panic").push(seed);
+            Err(SceneError::Folder(std::io::ErrorKind::Other.into()))
+        };
+        let reference = ReferenceOptions {
+            executable: "never started".into(),
+            library: None,
+            timeout: std::time::Duration::from_secs(1),
+            memory: None,
+        };
+        let outcome = Findings::default().run_clean(&plan, scene, &reference, &|_| {});
+        assert!(matches!(outcome, Err(SelftestError::Scene(SceneError::Folder(_)))));
+        let mut seeds = seeds.into_inner().expect("no panic");
+        seeds.sort_unstable();
+        assert_eq!(seeds, [1, 2, 3, 4, 5]);
+    }
+
+    #[test]
     fn parallel_results_are_in_the_order_of_the_items() {
         let items: Vec<usize> = (0..100).collect();
         for workers in [1, 2, 7] {

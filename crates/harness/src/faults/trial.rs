@@ -269,3 +269,7 @@ fn findings(comparison: &Comparison) -> impl Iterator<Item = &TapResult> {
 fn open(path: &Path) -> engine::Result<Arc<Model>> {
     Model::open(path).map(Arc::new)
 }
+
+#[cfg(test)]
+#[path = "trial_tests.rs"]
+mod tests;

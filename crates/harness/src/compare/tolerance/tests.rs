@@ -123,3 +123,14 @@ fn a_flipped_choice_is_measured_by_its_margin() {
         assert_eq!(result.verdict, verdict);
     }
 }
+
+/// Both sides agree to the bit, and the oracle has found both wrong: there is no distance to tolerate.
+#[test]
+fn what_both_do_wrong_in_the_same_way_is_not_tolerated() {
+    let mut table = tolerances(vec![line("x", Metric::MaxAbs, 1.0)]);
+    let mut result = diverged("x", 0, 0.0);
+    result.metrics.as_mut().expect("metrics").differing = 0;
+    table.apply(&mut result);
+    assert_eq!(result.verdict, TapVerdict::Diverged);
+    assert!(table.report().never_applied.is_empty(), "the line is about the tap");
+}
