@@ -69,12 +69,12 @@ fn one_flipped_code_is_one_token_one_row_one_block() {
     }
 }
 
-/// With codes 0, 1, 2 taken for 0, +1, -1, the zeros that stand for what is taken away are wrong as well: the rest
-/// fails without the row and without the blocks, and the steps say so.
+/// Without the correction by the sum of the activations, the zeros that stand for what is taken away count as +1:
+/// the rest fails without the row and without the blocks, and the steps say so.
 #[test]
 fn a_rest_that_fails_too_is_not_said_to_pass() {
     let folder = folder();
-    let (code, report) = bisect(&model(folder.path(), &tiny()), &["--fault", "code-map-rotated@0"]);
+    let (code, report) = bisect(&model(folder.path(), &tiny()), &["--fault", "activation-sum-missing@0"]);
     assert_eq!(code, 1);
     for (what, note) in [("row", "without the rows that differ it still fails"), ("blocks", "fail as well")] {
         let step = step(&report, what);

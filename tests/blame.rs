@@ -10,13 +10,14 @@ use common::{case, compare, folder, model, outcome, run, tiny, tokens};
 use engine::graph::{Graph, Node, Op};
 use engine::model::Model;
 use engine::session::BatchToken;
-use engine::tap::TapNames;
+use engine::tap::{TapKey, TapNames};
 use harness::compare::lockstep::Engines;
 use harness::compare::result::TapResult;
 use harness::compare::run::{Comparison, Plan};
-use harness::compare::verdict::{Blame, TapVerdict};
-use harness::compare::{IsolatedMode, Mode, OracleUse};
+use harness::compare::verdict::{Blame, RunVerdict, TapVerdict};
+use harness::compare::{IsolatedMode, KnownDivergences, Mode, OracleUse};
 use harness::engines::{Engine, EngineFailure, EngineManifest, Event, OwnedTap, Subject, TapBytes};
+use harness::faults::delivery::{Altered, Delivery, How};
 use harness::generate::ModelSpec;
 
 /// An edit of one node.
@@ -309,5 +310,38 @@ fn a_norm_that_the_reference_leaves_out_is_never_blamed_on_the_subject() {
             (first.tap.as_str(), first.blame),
             (format!("attn_o_out-{layer}").as_str(), Some(Blame::Undecided))
         );
+    }
+}
+
+/// What an expected origin explains is what it leads to, and not what happens to the logits behind the last node.
+#[test]
+fn logits_that_are_not_those_of_the_last_node_are_never_expected() {
+    let folder = folder();
+    let path = common::overflowing(folder.path());
+    let known = folder.path().join("known.toml");
+    let entry = "[[divergence]]\ntap = \"Qcur-0\"\ncondition = { blame = \"reference\" }\nreason = \"16 bits\"\n\
+                 link = \"https://github.com/microsoft/BitNet/issues/411\"\n";
+    std::fs::write(&known, entry).expect("written");
+    let model = Arc::new(Model::open(&path).expect("opens"));
+    let case = case(&path, vec![3, 4, 5], 0);
+    for (how, verdict) in [(None, RunVerdict::Parity), (Some(How::NanLogit), RunVerdict::Divergence)] {
+        let subject = Subject::new(Arc::clone(&model), &case.settings).expect("starts");
+        let delivery = |how| Delivery { tap: TapKey::new("logits", 0), how };
+        let mut subject: Box<dyn Engine> = match how {
+            None => Box::new(subject),
+            Some(how) => Box::new(Altered::new(subject, delivery(how))),
+        };
+        let mut comparison = Comparison::default();
+        comparison.known = KnownDivergences::read(&known).expect("a good file");
+        let mut reference = common::reference(&path);
+        common::compare_into(&mut comparison, &case, &model, &mut *subject, &mut reference);
+        assert_eq!(RunVerdict::of(&comparison.counts, false), verdict, "{how:?}: {:?}", comparison.counts);
+        let logits = comparison.results.iter().find(|result| result.tap == "logits").expect("compared");
+        assert_eq!((logits.verdict, logits.known.is_some()), (TapVerdict::Diverged, how.is_none()));
+        if how.is_some() {
+            assert_eq!((logits.blame, &logits.origin), (Some(Blame::Undecided), &None));
+            let note = logits.note.as_deref().unwrap_or_default();
+            assert!(note.contains("the logits are not what result_output holds"), "{note}");
+        }
     }
 }

@@ -169,7 +169,7 @@ const FRAMES: [Fault; 9] = [
 ];
 
 /// Taps and logits that are not what they should be.
-const VALUES: [Fault; 17] = [
+const VALUES: [Fault; 19] = [
     fault("missing", 2, "", &["ffn_out-1 (batch 0): only in subject"]),
     fault("missing at=attn_norm-0 call=2", 2, "", &["attn_norm-0 (batch 2): only in subject"]),
     fault("twice at=attn_norm-1", 2, "", &["attn_norm-1#1 (batch 0): only in reference"]),
@@ -198,7 +198,20 @@ const VALUES: [Fault; 17] = [
     ),
     fault("no-dtype", 3, "bad_tap", &["contradicts itself", "element type `f33`"]),
     fault("no-name", 3, "bad_tap", &["contradicts itself", "node name of 0 bytes"]),
-    fault("nan", 1, "", &["ffn_out-1", "NaN: 0 in the subject, 1920 in the reference"]),
+    fault("nan", 1, "", &["ffn_out-1", "NaN: 0 in the subject, 1920 in the reference", "blame reference"]),
+    // One tap holds the values of the one before, of the same shape.
+    fault(
+        "previous at=ffn_up-1",
+        1,
+        "",
+        &["first divergence: ffn_up-1, batch 0", "made here: the node differs", "blame reference"],
+    ),
+    fault(
+        "previous at=attn_norm-0 call=1",
+        1,
+        "",
+        &["first divergence: attn_norm-0, batch 1", "made here: the node differs", "blame reference"],
+    ),
     fault(
         "value call=1",
         1,

@@ -96,13 +96,25 @@ pub(crate) fn compare_engine(
     subject: &mut dyn Engine,
     reference: &mut Reference,
 ) -> Comparison {
+    let mut comparison = Comparison::default();
+    compare_into(&mut comparison, case, model, subject, reference);
+    comparison
+}
+
+/// As [`compare_engine`], into a comparison that expects or tolerates something.
+pub(crate) fn compare_into(
+    comparison: &mut Comparison,
+    case: &Case,
+    model: &Arc<Model>,
+    subject: &mut dyn Engine,
+    reference: &mut Reference,
+) {
     let settings = &case.settings;
     let boundaries = IsolatedMode::boundaries(model, settings);
     let truth = Arc::new(Model::open(&case.model).expect("the model opens"));
     let mut isolated = IsolatedMode::new(&truth, Arc::clone(model), settings, OracleUse::Disagreements)
         .expect("isolated mode starts");
     reference.open_session(settings, boundaries).expect("the reference opens a session");
-    let mut comparison = Comparison::default();
     let mut engines = Engines { subject, reference };
     let mut plan = Plan {
         chained: settings.mode.chained(),
@@ -110,7 +122,6 @@ pub(crate) fn compare_engine(
         observer: &mut (),
     };
     comparison.run(case, &mut engines, &mut plan).unwrap_or_else(|error| panic!("{error:?}"));
-    comparison
 }
 
 /// Asserts that everything was compared and every bit agrees; `what` names the case in the message.

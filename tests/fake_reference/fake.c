@@ -270,6 +270,10 @@ static int32_t ask(void * user, const struct bref_node * node) {
     return spoiled->taps->ask(spoiled->taps->user, node);
 }
 
+/* The tap that was taken last. */
+static void * previous = NULL;
+static size_t previous_bytes = 0;
+
 static int32_t take(void * user, const struct bref_node * node, const void * data, size_t bytes) {
     const struct bref_taps * taps = ((const struct spoiled *)user)->taps;
     struct bref_node altered = *node;
@@ -318,7 +322,15 @@ static int32_t take(void * user, const struct bref_node * node, const void * dat
                 values[i] = 0.0F / 0.0F;
             }
             data = values;
+        } else if (is("previous") && bytes == previous_bytes) {
+            mark();
+            data = previous;
         }
+    }
+    if (is("previous") && !here(node)) {
+        previous = realloc(previous, bytes + 1);
+        memcpy(previous, data, bytes);
+        previous_bytes = bytes;
     }
     const int32_t goes_on = taps->take(taps->user, &altered, data, bytes);
     free(values);

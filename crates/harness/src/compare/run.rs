@@ -21,10 +21,13 @@ use super::metrics::Metrics;
 use super::result::{GREEDY_TOKEN, LOGITS, TapResult, TokenRecord, TokenSource, ViewCount};
 use super::tap_effect::TapEffect;
 use super::tolerance::Tolerances;
-use super::verdict::{Counts, TapVerdict};
+use super::verdict::{Blame, Counts, Mode, TapVerdict};
 use crate::case::{Case, LayerSelection};
 use crate::engines::EngineFailure;
 use crate::exit::Failure;
+
+/// The tap whose values the logits are.
+const LAST_NODE: &str = "result_output";
 
 /// Watches a run.
 pub trait Observer {
@@ -246,10 +249,26 @@ impl Comparison {
         if let Some(tolerances) = &mut self.tolerances {
             tolerances.apply(&mut result);
         }
-        self.causes.explain(std::slice::from_mut(&mut result), &mut self.known);
+        if self.are_those_of_the_last_node(&result) {
+            self.causes.explain(std::slice::from_mut(&mut result), &mut self.known);
+        } else {
+            // Made on the way from the node to the caller: no origin before it accounts for that.
+            result.blame = Some(Blame::Undecided);
+            let note = format!("on one side at least the logits are not what {LAST_NODE} holds");
+            result.note = Some(result.note.map_or(note.clone(), |old| format!("{old}; {note}")));
+        }
         // The logits come last: whatever was left out of this batch is counted.
         self.note_unselected(&result, false);
         self.push(result);
+    }
+
+    /// Whether the logits differ as the last node does, in every number: they are its values. `true` as well
+    /// where they do not differ, or the node was not compared.
+    fn are_those_of_the_last_node(&self, logits: &TapResult) -> bool {
+        let of_batch = self.results.iter().rev().take_while(|result| result.batch == logits.batch);
+        let mut chained = of_batch.filter(|result| result.mode == Mode::Chained);
+        let node = chained.find(|result| result.tap == LAST_NODE && result.metrics.is_some());
+        logits.verdict != TapVerdict::Diverged || node.is_none_or(|node| node.metrics == logits.metrics)
     }
 
     /// The next token by the reference's last logits, compared with the subject's choice. `None` where

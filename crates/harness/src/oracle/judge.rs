@@ -216,8 +216,12 @@ impl Tally {
             (None, _) => format!("{name}: nothing could be judged"),
             (Some(worst), 0) => format!("{name}: within the bound (at worst {:.2} of it)", worst.ratio),
             (Some(worst), outside) => format!(
-                "{name}: {outside} elements outside the bound, the worst at {:?}: found {:e}, expected {:.8e} ± {:.2e}",
-                worst.coordinates, worst.found as f32, worst.expected, worst.bound
+                "{name}: {outside} element{} outside the bound, the worst at {:?}: found {:e}, expected {:.8e} ± {:.2e}",
+                if outside == 1 { "" } else { "s" },
+                worst.coordinates,
+                worst.found as f32,
+                worst.expected,
+                worst.bound
             ),
         }
     }

@@ -2,7 +2,7 @@
 //! and which of them the known-divergences file explains.
 
 use super::layout::{LIST, Tables, more, number, printable, shortened, wrapped};
-use crate::compare::{Mode, TapResult, TapVerdict};
+use crate::compare::{Mode, OracleFinding, TapResult, TapVerdict};
 use crate::report::Report;
 
 /// Columns of a tap's name.
@@ -56,16 +56,25 @@ fn table(out: &mut String, report: &Report, results: &[&TapResult], title: &str)
     more(out, results.len(), LIST);
 }
 
-/// What the oracle says, once per sentence; of the first divergence it is said there.
+/// Why each of them diverges, where the numbers do not say it, and what the oracle says: once per sentence. Of the
+/// first divergence it is said there.
 fn explanations(out: &mut String, report: &Report, results: &[&TapResult]) {
-    let first = report.first_divergence.as_ref().and_then(|first| first.oracle.as_ref());
-    let mut said: Vec<&str> = first.iter().map(|oracle| oracle.explanation.as_str()).collect();
+    let words = |reason: Option<&str>, oracle: Option<&OracleFinding>| {
+        let oracle = oracle.map(|oracle| oracle.explanation.as_str());
+        match (reason, oracle) {
+            (Some(reason), Some(oracle)) if !reason.contains(oracle) => Some(format!("{reason}; {oracle}")),
+            (reason, oracle) => reason.or(oracle).map(str::to_owned),
+        }
+    };
+    let first = report.first_divergence.as_ref();
+    let mut said: Vec<String> =
+        first.and_then(|first| words(first.reason.as_deref(), first.oracle.as_ref())).into_iter().collect();
     for result in results {
-        let Some(oracle) = &result.oracle else { continue };
-        if said.len() < LIST && !said.contains(&oracle.explanation.as_str()) {
-            said.push(&oracle.explanation);
+        let Some(text) = words(result.reason.as_deref(), result.oracle.as_ref()) else { continue };
+        if said.len() < LIST && !said.contains(&text) {
             let place = format!("  {} (batch {}): ", printable(&result.tap), result.batch);
-            wrapped(out, &place, &printable(&oracle.explanation));
+            wrapped(out, &place, &printable(&text));
+            said.push(text);
         }
     }
 }
