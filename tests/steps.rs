@@ -165,16 +165,38 @@ fn a_hidden_token_that_is_no_number_spoils_those_in_front_of_it() {
     assert!(logits[..512].iter().all(|logit| logit.is_nan()), "the first token is spoilt");
 }
 
+/// As above, where queries and keys are numbers and the hidden token's values are infinite: all other tokens are
+/// zero, and so are their values.
+#[test]
+fn a_hidden_token_of_infinite_values_spoils_those_in_front_of_it() {
+    let folder = folder();
+    let mut model = open(folder.path(), &tiny());
+    let (special, row) = (300, model.hyper().width * 2);
+    let name = "token_embd.weight";
+    let mut bytes = model.weight_bytes(model.weight(name).expect("the embedding")).to_vec();
+    bytes[..special * row].fill(0);
+    bytes[(special + 1) * row..].fill(0);
+    model.replace_weight(name, bytes).expect("it fits");
+    set_scale(&mut model, "blk.0.attn_v.weight", 256 * 128, 1e9);
+    let model = Arc::new(model);
+    let logits = assert_same_on(&model, "infinite values", &[prompt(512, 70, special as i32, 50)]);
+    assert!(logits[..512].iter().all(|logit| logit.is_nan()), "the first token is spoilt");
+}
+
+/// Sets the scale of an I2_S matrix, which follows its packed weights.
+fn set_scale(model: &mut Model, name: &str, weights: usize, scale: f32) {
+    let mut bytes = model.weight_bytes(model.weight(name).expect("the matrix")).to_vec();
+    let at = engine::quant::i2_s::packed_len(weights);
+    bytes[at..at + 4].copy_from_slice(&scale.to_le_bytes());
+    model.replace_weight(name, bytes).expect("it fits");
+}
+
 /// Queries that f16 cannot hold are infinite, while keys and values are numbers.
 #[test]
 fn queries_that_overflow_give_the_same_bits_in_steps() {
     let folder = folder();
     let mut model = open(folder.path(), &tiny());
-    let name = "blk.0.attn_q.weight";
-    let mut bytes = model.weight_bytes(model.weight(name).expect("the matrix")).to_vec();
-    let scale = engine::quant::i2_s::packed_len(256 * 256);
-    bytes[scale..scale + 4].copy_from_slice(&1e6f32.to_le_bytes());
-    model.replace_weight(name, bytes).expect("it fits");
+    set_scale(&mut model, "blk.0.attn_q.weight", 256 * 256, 1e6);
     assert_same_on(&Arc::new(model), "large queries", &[prompt(512, 70, 9, 0)]);
 }
 

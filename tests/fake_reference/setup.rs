@@ -108,6 +108,11 @@ impl Fake {
             assert!(started.elapsed() < Duration::from_secs(60), "{script}: the fault does not happen");
             std::thread::sleep(Duration::from_millis(5));
         }
+        // The mark is made before the process stops itself.
+        while script == "stop" && !is_any_stopped(&run) {
+            assert!(started.elapsed() < Duration::from_secs(60), "{script}: no process stops");
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let outcome = Outcome {
             code: -1,
             stdout: String::new(),
@@ -153,19 +158,31 @@ impl Outcome {
 
     /// Processes of this run that still live, by their command lines.
     pub(crate) fn survivors(&self) -> Vec<String> {
-        let marker = format!("{MARKER}={}\0", self.run).into_bytes();
-        let mut survivors = Vec::new();
-        for entry in std::fs::read_dir("/proc").expect("/proc") {
-            let path = entry.expect("an entry").path();
-            // Processes come and go; a zombie has no environment.
-            let Ok(environment) = std::fs::read(path.join("environ")) else { continue };
-            if environment.windows(marker.len()).any(|window| window == marker) {
-                let line = std::fs::read(path.join("cmdline")).unwrap_or_default();
-                survivors.push(format!("{} {}", path.display(), String::from_utf8_lossy(&line)));
-            }
-        }
-        survivors
+        let line = |path: &PathBuf| std::fs::read(path.join("cmdline")).unwrap_or_default();
+        let processes = processes_of(&self.run);
+        processes
+            .iter()
+            .map(|path| format!("{} {}", path.display(), String::from_utf8_lossy(&line(path))))
+            .collect()
     }
+}
+
+/// The folders in `/proc` of the processes of a run.
+fn processes_of(run: &str) -> Vec<PathBuf> {
+    let marker = format!("{MARKER}={run}\0").into_bytes();
+    let paths = std::fs::read_dir("/proc").expect("/proc").map(|entry| entry.expect("an entry").path());
+    // Processes come and go; a zombie has no environment.
+    let environment = |path: &PathBuf| std::fs::read(path.join("environ")).unwrap_or_default();
+    paths.filter(|path| environment(path).windows(marker.len()).any(|window| window == marker)).collect()
+}
+
+/// Whether a process of a run is stopped by a signal.
+fn is_any_stopped(run: &str) -> bool {
+    let stopped = |path: &PathBuf| {
+        let status = std::fs::read_to_string(path.join("status")).unwrap_or_default();
+        status.lines().any(|line| line.starts_with("State:") && line.contains("T (stopped)"))
+    };
+    processes_of(run).iter().any(stopped)
 }
 
 fn compile(library: &Path, flags: &[&str], link: &[&Path]) {

@@ -141,8 +141,8 @@ fn an_architecture_without_a_table_is_not_judged() {
     std::fs::write(&other, bytes).expect("written");
     let file = File::open(&other).expect("a well-formed file");
     let mut edited = Model::open(&path).expect("opens");
-    let at = edited.graph().nodes.iter().position(|node| node.name == "norm-0").expect("there");
-    edited.edit_graph(|graph| graph.nodes[at].op = Op::RmsNorm { eps: 0.5 }).expect("stays valid");
+    let at = edited.graph().nodes.iter().position(|node| node.name == "ffn_relu-0").expect("there");
+    edited.edit_graph(|graph| graph.nodes[at].op = Op::Square).expect("stays valid");
     let (key, node) = (&edited.graph().tap_keys()[at], &edited.graph().nodes[at]);
     assert_eq!(Charter::of(&file).objection(&edited, key, node), None);
     assert!(Charter::of(edited.file()).objection(&edited, key, node).is_some());

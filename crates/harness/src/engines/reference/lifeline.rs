@@ -4,6 +4,11 @@
 //! waits for the pipe's other end to be closed, which the kernel does for a parent that was killed. The
 //! usual signal for a parent's death (`PR_SET_PDEATHSIG`) would come too early: it follows the *thread*
 //! that started the child, and threads of a harness end before it does.
+//!
+//! The thread of a child that is stopped (`SIGSTOP`) cannot run. The kernel ends such a child: with its parent's
+//! death its group is an orphan, and an orphaned group with a stopped member gets `SIGHUP` and `SIGCONT`. What
+//! stops in the very moment in which its parent dies, after the kernel has looked and before the thread has run,
+//! stays stopped.
 
 use std::io;
 
