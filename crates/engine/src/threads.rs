@@ -118,8 +118,8 @@ impl Threads {
         self.each(parts, |(range, out, beside)| work(range, out, beside));
     }
 
-    /// Calls `work` for every part, the first one on the calling thread, the others in parallel. There
-    /// should be no more parts than threads.
+    /// Calls `work` for every part, the first one on the calling thread, the others in parallel. With more
+    /// parts than threads, whoever is done first takes the next one.
     pub fn each<P: Send>(&self, mut parts: impl Iterator<Item = P>, work: impl Fn(P) + Sync) {
         let Some(first) = parts.next() else { return };
         let Some(pool) = &self.pool else {

@@ -96,8 +96,11 @@ const ROWS: usize = 4;
 /// Rows of weights that stay in the first-level cache while the tokens pass over them.
 const ROW_BLOCK: usize = 32;
 /// Tokens of a register tile: `ROWS · TOKENS` accumulators, `ROWS` codes, one vector of activations
-/// and the constants fit into the 32 registers. With six tokens they do not, at a third of the speed.
-const TOKENS: usize = 4;
+/// and three constants are 28 of the 32 registers. Every code that is unpacked is used for `TOKENS`
+/// instructions, every vector of activations for `ROWS`.
+const TOKENS: usize = 5;
+/// The distance between two lines of memory that are asked for.
+const LINE: usize = 64;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn i2_s_gemm(weights: Ternary<'_>, q: &[i8], quantized: &[QuantizedRow], out: &mut [f32], stride: usize) {
@@ -105,14 +108,28 @@ fn i2_s_gemm(weights: Ternary<'_>, q: &[i8], quantized: &[QuantizedRow], out: &m
     if let [quantized] = quantized {
         return i2_s_gemv(weights, q, *quantized, &mut out[..rows]);
     }
+    // Tiles of nearly the same size: one of a single token would take as long as one of three.
+    let tiles = tokens.div_ceil(TOKENS);
     for block in (0..rows).step_by(ROW_BLOCK) {
-        for first in (0..tokens).step_by(TOKENS) {
-            for row in (block..rows.min(block + ROW_BLOCK)).step_by(ROWS) {
+        let block = block..rows.min(block + ROW_BLOCK);
+        // The next block comes from memory while this one is worked on: a part of it with every tile of
+        // tokens, so that requests do not queue up.
+        let mut ahead = weights.rows(block.end..rows.min(block.end + ROW_BLOCK)).bytes();
+        let ahead_per_tile = ahead.len() / tiles.max(1) + 1;
+        for index in 0..tiles {
+            let (first, end) = (index * tokens / tiles, (index + 1) * tokens / tiles);
+            let (now, later) = ahead.split_at(ahead_per_tile.min(ahead.len()));
+            ahead = later;
+            for line in (0..now.len()).step_by(LINE) {
+                prefetch_later(now[line..].as_ptr());
+            }
+            for row in block.clone().step_by(ROWS) {
                 let tile = Tile { weights, q, quantized, row, token: first, stride };
-                match tokens - first {
+                match end - first {
                     1 => i2_s_tile::<1>(tile, out),
                     2 => i2_s_tile::<2>(tile, out),
                     3 => i2_s_tile::<3>(tile, out),
+                    4 => i2_s_tile::<4>(tile, out),
                     _ => i2_s_tile::<TOKENS>(tile, out),
                 }
             }
@@ -132,32 +149,38 @@ struct Tile<'a> {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
 fn i2_s_tile<const N: usize>(tile: Tile<'_>, out: &mut [f32]) {
     let Tile { weights, q, quantized, row, token, stride } = tile;
     let (count, width) = (weights.count(), weights.width());
-    let blocks = width / BLOCK;
     // Behind the last row, the last row is taken again and its result dropped.
-    let mut packed: [&[[u8; BLOCK_BYTES]]; ROWS] = [&[]; ROWS];
+    let mut packed = [std::ptr::null::<u8>(); ROWS];
     for (i, packed) in packed.iter_mut().enumerate() {
-        *packed = &weights.row((row + i).min(count - 1)).as_chunks().0[..blocks];
+        *packed = weights.row((row + i).min(count - 1)).as_ptr();
     }
-    let mut activations: [&[[i8; BLOCK]]; N] = [&[]; N];
+    let mut activations = [std::ptr::null::<i8>(); N];
     for (i, activations) in activations.iter_mut().enumerate() {
-        *activations = &q[(token + i) * width..][..width].as_chunks().0[..blocks];
+        *activations = q[(token + i) * width..][..width].as_ptr();
     }
 
+    // Pointers, because a check of bounds per load leaves too few registers: one accumulator would then
+    // live on the stack, and every sum wait for its way there and back.
     let (first_half, second_half) = half_shifts();
     let low_bits = _mm512_set1_epi8(3);
     let mut sums = [[_mm512_setzero_si512(); ROWS]; N];
-    for block in 0..blocks {
+    for block in 0..width / BLOCK {
         for (half, shift) in [(0, first_half), (1, second_half)] {
             let mut codes = [_mm512_setzero_si512(); ROWS];
-            for (codes, packed) in codes.iter_mut().zip(&packed) {
-                let bytes = _mm512_broadcast_i64x4(load_256(&packed[block]));
+            for (codes, packed) in codes.iter_mut().zip(packed) {
+                // SAFETY: a row holds `width / BLOCK` blocks of 32 bytes.
+                let bytes = unsafe { _mm256_loadu_si256(packed.add(block * BLOCK_BYTES).cast()) };
+                let bytes = _mm512_broadcast_i64x4(bytes);
                 *codes = _mm512_and_si512(_mm512_srlv_epi64(bytes, shift), low_bits);
             }
-            for (sums, activations) in sums.iter_mut().zip(&activations) {
-                let activations = load_512(&activations[block].as_chunks().0[half]);
+            for (sums, activations) in sums.iter_mut().zip(activations) {
+                // SAFETY: a token has `width / BLOCK` blocks of two times 64 activations.
+                let activations =
+                    unsafe { _mm512_loadu_si512(activations.add(block * BLOCK + half * (BLOCK / 2)).cast()) };
                 for (sum, codes) in sums.iter_mut().zip(codes) {
                     *sum = _mm512_dpbusd_epi32(*sum, codes, activations);
                 }

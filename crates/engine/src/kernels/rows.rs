@@ -106,6 +106,11 @@ impl<'a> Ternary<'a> {
         self.scale
     }
 
+    /// All rows, one behind the other.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.packed
+    }
+
     /// The bytes of row `index`.
     pub fn row(&self, index: usize) -> &'a [u8] {
         let bytes = self.width / 4;

@@ -212,7 +212,14 @@ fn split(
     }
     let rows = out.len() / tokens;
     if tokens >= TOKENS_PER_THREAD * threads.count() {
-        return threads.split(out, rows, |range, out| product(0..rows, range, out, rows));
+        // More parts than threads: one that is held up by something else leaves its second part to others.
+        let parts_per_thread = if threads.count() > 1 { 2 } else { 1 };
+        let chunk = tokens.div_ceil(parts_per_thread * threads.count()).max(TOKENS_PER_THREAD);
+        let parts = out.chunks_mut(chunk * rows).enumerate();
+        return threads.each(parts, |(index, out)| {
+            let first = index * chunk;
+            product(0..rows, first..first + out.len() / rows, out, rows);
+        });
     }
     let group = row_group(rows);
     let rows_of = |groups: Range<usize>| groups.start * group..groups.end * group;
