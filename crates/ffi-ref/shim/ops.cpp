@@ -50,6 +50,10 @@ int32_t run(bref_ops * ops, const bref_tensor * const (&inputs)[N], const bref_t
     ggml_cgraph * graph = ggml_new_graph_custom(context.get(), MAX_NODES, false);
     ggml_build_forward_expand(graph, result);
     ggml_cplan plan = ggml_graph_plan(graph, static_cast<int>(ops->threads), ops->pool.get());
+    if (plan.n_threads != static_cast<int>(ops->threads)) {
+        // The pool cannot alternate between numbers of threads (see TapScope).
+        plan.threadpool = nullptr;
+    }
     if (ops->work.size() < plan.work_size) {
         ops->work.resize(plan.work_size);
     }

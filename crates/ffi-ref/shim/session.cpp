@@ -149,7 +149,7 @@ int32_t bref_decode(bref_session * session, size_t count, const int32_t * tokens
             before = bref::inside::snapshot_cells(context);
             state.emplace(*taps, /* may_stop */ true);
         }
-        const TapScope scope(context, state ? &*state : nullptr);
+        const TapScope scope(context, state ? &*state : nullptr, session->pool.get());
         const int32_t returned = llama_decode(context, batch);
         if (state && state->stopped()) {
             bref::inside::restore_cells(context, *before);

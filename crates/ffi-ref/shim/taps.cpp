@@ -57,9 +57,8 @@ bool TapState::ask(const ggml_tensor * tensor) {
     }
     const bref_node node = describe(tensor);
     wanted_ = taps_.ask(taps_.user, &node) != 0;
-    // Every node is asked for, so that each is computed as a graph of its own. A worker thread of the reference
-    // that leaves the last barrier late reads the node count of the graph again, by then that of the next one
-    // (ggml_graph_compute_thread): with several nodes in a graph it would go on and compute one of them twice.
+    // Every node is asked for, so that each is computed as a graph of its own: what was announced last is then what
+    // the reference was busy with when it crashed.
     return true;
 }
 

@@ -28,18 +28,35 @@ class TapState {
     std::vector<uint8_t> gathered_;
 };
 
-// Switches the taps of a context on for one scope.
+// Switches the taps of a context on for one scope, if there are any.
+//
+// With taps, every node is a graph of its own, and those of views and of single rows take one thread. The persistent
+// pool cannot alternate between numbers of threads: a worker that has seen a graph for one thread announced, and is
+// held up before it reads the number of threads, reads that of the next graph, computes its part of that, and then,
+// because it has not seen it announced, computes it again (ggml_graph_compute_thread_ready). By then the node has been
+// handed over, or its memory belongs to another one. So the pool is taken off: each graph then starts threads of its
+// own and ends with their end. It also leaves the CPUs free while the receiver works, where the pool would poll.
 class TapScope {
   public:
-    TapScope(llama_context * context, TapState * state) : context_(context) {
+    TapScope(llama_context * context, TapState * state, ggml_threadpool * pool)
+        : context_(context), pool_(state ? pool : nullptr) {
+        if (pool_) {
+            llama_detach_threadpool(context_);
+        }
         inside::set_eval_callback(context, state ? TapState::trampoline : nullptr, state);
     }
-    ~TapScope() { inside::set_eval_callback(context_, nullptr, nullptr); }
+    ~TapScope() {
+        inside::set_eval_callback(context_, nullptr, nullptr);
+        if (pool_) {
+            llama_attach_threadpool(context_, pool_, pool_);
+        }
+    }
     TapScope(const TapScope &) = delete;
     TapScope & operator=(const TapScope &) = delete;
 
   private:
     llama_context * context_;
+    ggml_threadpool * pool_;
 };
 
 }  // namespace bref

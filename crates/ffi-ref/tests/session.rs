@@ -218,6 +218,50 @@ fn strided_nodes_are_handed_over_in_logical_order() {
     }
 }
 
+/// Threads of the reference that are held up by others of the system compute no node twice. (With the persistent
+/// pool, the 362nd decode put out something else.)
+#[test]
+fn taps_of_two_threads_are_those_of_one_on_a_busy_machine() {
+    let model = open();
+    let tokens = batch(0, &[3, 4, 5, 6, 7]);
+    let decode = |threads: u32| {
+        let settings = SessionSettings { context: 64, batch: 64, micro_batch: 8, threads };
+        let mut session = Session::new(&model, settings).expect("valid settings");
+        let tokens = &tokens;
+        move || {
+            let mut taken = Values::default();
+            session.kv_clear();
+            session.decode(tokens, Some(&mut taken)).expect("decodes");
+            taken.0
+        }
+    };
+    let expected = decode(1)();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        let mut decode = decode(2);
+        // How many there are depends on the machine; the first one is always made.
+        let started = std::time::Instant::now();
+        let mut different = None;
+        for index in 0.. {
+            if decode() != expected {
+                different = Some(index);
+            }
+            if different.is_some() || started.elapsed() > std::time::Duration::from_secs(3) {
+                break;
+            }
+        }
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(different, None, "the decode that put out something else");
+    });
+}
+
 #[test]
 fn outputs_are_the_rows_that_were_asked_for() {
     let model = open();
