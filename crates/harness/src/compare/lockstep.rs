@@ -13,6 +13,15 @@ pub struct Engines<'a> {
     pub reference: &'a mut dyn Engine,
 }
 
+impl Engines<'_> {
+    /// Whether the engines have more threads than the machine has CPUs. The threads of one engine wait for each
+    /// other at every node, so that each then waits for threads of the other engine as well.
+    fn are_crowded(&self) -> bool {
+        let threads = self.subject.describe().threads + self.reference.describe().threads;
+        std::thread::available_parallelism().is_ok_and(|cpus| threads > cpus.get())
+    }
+}
+
 /// How a decode call ended.
 #[derive(Debug, Default, PartialEq)]
 pub struct BatchEnd {
@@ -56,8 +65,11 @@ pub fn run_batch<E: From<EngineFailure>>(
     visit: &mut impl Visit<E>,
 ) -> Result<BatchEnd, E> {
     visit.start(batch)?;
-    engines.subject.start(batch)?;
     engines.reference.start(batch)?;
+    if engines.are_crowded() {
+        engines.reference.wait_ahead();
+    }
+    engines.subject.start(batch)?;
     let mut aligner = Aligner::default();
     let mut decided = Vec::new();
     let mut not_selected = 0;

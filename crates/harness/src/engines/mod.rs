@@ -1,9 +1,9 @@
 //! The engines that are compared, behind one object-safe trait.
 //!
 //! The caller pulls: [`Engine::start`] begins one decode call, [`Engine::next`] hands over its taps one
-//! by one and ends with the logits. An engine runs at most a few taps ahead of its caller, so two
-//! engines pulled in turn stay in lock-step and memory does not grow with layers or tokens.
+//! by XX
 
+mod queue;
 pub mod reference;
 pub mod subject;
 
@@ -33,6 +33,10 @@ pub trait Engine {
     /// # Errors
     /// The engine failed; it cannot be used any more.
     fn next(&mut self) -> Result<Event, EngineFailure>;
+
+    /// Waits until the engine has done of the decode call what it can do before taps are asked for: where both engines
+    /// have more threads than there are CPUs, they are faster one after the other than side by side.
+    fn wait_ahead(&mut self) {}
 
     /// Decodes `batch`, the newest tokens of its sequence, again in place of what the cache holds of them, with the
     /// taps computed and dropped or with taps off, and returns the digest of its logits. The run behind it is over:

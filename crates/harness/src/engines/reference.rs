@@ -272,6 +272,10 @@ impl Engine for Reference {
         }
     }
 
+    fn wait_ahead(&mut self) {
+        self.process.wait_ahead();
+    }
+
     fn replay(&mut self, batch: &[BatchToken], taps: bool) -> Result<Option<Digest>, EngineFailure> {
         let tokens = batch.iter().map(Into::into).collect();
         self.process.request("replay", &Request::Replay { tokens, taps }, &[])?;

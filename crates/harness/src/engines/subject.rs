@@ -5,18 +5,35 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 use engine::model::Model;
 use engine::session::{BatchToken, Session, SessionSettings};
 use engine::tap::{Tap, TapData, TapSink};
 
+use super::queue::{self, Load, queue};
 use super::{Digest, ElementType, Engine, EngineFailure, EngineManifest, Event, Logits, OwnedTap, TapBytes};
 use crate::case::{LayerSelection, Settings};
 
-/// Taps that may wait in the queue. Small, because one tap can hold 14 MB.
-const QUEUE: usize = 2;
+/// Bytes of taps that may wait in the queue: some of the largest.
+const QUEUE_BYTES: usize = 32 << 20;
+
+type EventResult = Result<Event, engine::Error>;
+
+impl Load for EventResult {
+    fn bytes(&self) -> usize {
+        match self {
+            Ok(Event::Tap(tap)) => tap.data.len(),
+            Ok(Event::Done(logits)) => size_of_val(&logits.values[..]),
+            Err(_) => 0,
+        }
+    }
+
+    fn ends_answer(&self) -> bool {
+        !matches!(self, Ok(Event::Tap(_)))
+    }
+}
 
 /// The name of the subject's thread.
 const THREAD: &str = "subject";
@@ -33,7 +50,7 @@ pub struct Subject {
 #[derive(Debug)]
 struct Channels {
     calls: Sender<Call>,
-    events: Receiver<Result<Event, engine::Error>>,
+    events: queue::Receiver<EventResult>,
     digests: Receiver<Result<Digest, engine::Error>>,
 }
 
@@ -70,7 +87,7 @@ impl Subject {
             build: None,
         };
         let (calls, call_queue) = channel();
-        let (event_queue, events) = sync_channel(QUEUE);
+        let (event_queue, events) = queue(QUEUE_BYTES);
         let (digest_queue, digests) = channel();
         let worker = Worker {
             session,
@@ -97,7 +114,7 @@ impl Engine for Subject {
     }
 
     fn next(&mut self) -> Result<Event, EngineFailure> {
-        let event = self.channels.as_ref().and_then(|channels| channels.events.recv().ok());
+        let event = self.channels.as_ref().and_then(|channels| channels.events.receive(None).ok());
         Ok(event.ok_or(EngineFailure::Panicked(THREAD))??)
     }
 
@@ -131,7 +148,7 @@ struct Worker {
     session: Session,
     vocabulary: usize,
     selection: LayerSelection,
-    events: SyncSender<Result<Event, engine::Error>>,
+    events: queue::Sender<EventResult>,
     digests: Sender<Result<Digest, engine::Error>>,
 }
 
@@ -147,7 +164,7 @@ impl Worker {
                             values: self.session.logits().to_vec(),
                         })
                     });
-                    self.events.send(event).is_ok()
+                    self.events.send(event)
                 }
                 Call::Replay { batch, taps } => {
                     let digest = self.replay(&batch, taps);
@@ -188,7 +205,7 @@ impl TapSink for Dropped<'_> {
 /// Copies each wanted tap into the queue.
 struct Forwarder<'a> {
     selection: &'a LayerSelection,
-    events: &'a SyncSender<Result<Event, engine::Error>>,
+    events: &'a queue::Sender<EventResult>,
 }
 
 impl TapSink for Forwarder<'_> {
@@ -200,9 +217,10 @@ impl TapSink for Forwarder<'_> {
         if !self.selection.contains(tap.layer) {
             return ControlFlow::Continue(());
         }
-        match self.events.send(Ok(Event::Tap(owned(&tap)))) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(_) => ControlFlow::Break(()),
+        if self.events.send(Ok(Event::Tap(owned(&tap)))) {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
         }
     }
 }

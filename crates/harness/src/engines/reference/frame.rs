@@ -183,12 +183,15 @@ fn read_array<const N: usize>(input: &mut impl Read) -> Result<[u8; N], FrameErr
     Ok(bytes)
 }
 
-/// Reads `length` bytes. The buffer grows with what really arrives: a length alone allocates at most
-/// one mebibyte.
+/// Reads `length` bytes, a mebibyte at a time: the buffer grows with what really arrives.
 fn read_bytes(input: &mut impl Read, length: u64) -> Result<Vec<u8>, FrameError> {
-    let mut bytes = Vec::with_capacity(length.min(1 << 20) as usize);
-    input.take(length).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 == length { Ok(bytes) } else { Err(FrameError::Truncated) }
+    let mut bytes = Vec::new();
+    while (bytes.len() as u64) < length {
+        let start = bytes.len();
+        bytes.resize(start + (length - start as u64).min(1 << 20) as usize, 0);
+        input.read_exact(&mut bytes[start..])?;
+    }
+    Ok(bytes)
 }
 
 #[cfg(test)]

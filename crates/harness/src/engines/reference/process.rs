@@ -9,7 +9,7 @@ use std::io::{BufReader, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,12 +18,21 @@ use super::failure::{Cause, ReferenceFailure, Trace};
 use super::frame::{FrameError, read_frame, write_frame};
 use super::guard::Guard;
 use super::protocol::{ErrorKind, Request, Response};
+use crate::engines::queue::{self, Empty, Load, queue};
 
 /// The hidden subcommand that the executable is started with.
 pub const SUBCOMMAND: &str = "__reference";
 
-/// Frames that may wait in the queue. Small, because one can hold 14 MB.
-const QUEUE: usize = 2;
+/// Bytes of frames that may wait in the queue, so that the reference does not wait for what compares them: most of
+/// the taps of 32 tokens of a model with two billion weights.
+const QUEUE_BYTES: usize = 256 << 20;
+
+/// Bytes that the pipe of the frames may hold: the most that Linux allows without a privilege. With its usual 64 KiB,
+/// the two processes wake each other up for every sixteenth of a tap.
+const PIPE_BYTES: usize = 1 << 20;
+
+/// How long a node may take before the reference is no longer waited for.
+const AHEAD: Duration = Duration::from_secs(1);
 
 /// How much of the child's stderr is kept.
 const STDERR_KEPT: usize = 64 << 10;
@@ -49,12 +58,22 @@ pub(super) struct Limits {
 
 type FrameResult = Result<(Response, Vec<u8>), FrameError>;
 
+impl Load for FrameResult {
+    fn bytes(&self) -> usize {
+        self.as_ref().map_or(0, |(_, payload)| payload.len())
+    }
+
+    fn ends_answer(&self) -> bool {
+        !matches!(self, Ok((Response::Node(_), _)))
+    }
+}
+
 /// A running child. Killed with its group and reaped on drop.
 #[derive(Debug)]
 pub(super) struct ReferenceProcess {
     guard: Guard,
     requests: Option<Sender<Vec<u8>>>,
-    frames: Receiver<FrameResult>,
+    frames: queue::Receiver<FrameResult>,
     stderr: Arc<Mutex<VecDeque<u8>>>,
     stderr_closed: Receiver<()>,
     silence: Duration,
@@ -85,8 +104,10 @@ impl ReferenceProcess {
             return Err(failed(std::io::Error::other("a pipe is missing")));
         };
 
+        // A hint: a smaller pipe is slower and no fault.
+        let _ = rustix::pipe::fcntl_setpipe_size(&stdout, PIPE_BYTES);
         let (requests, request_queue) = channel();
-        let (frame_queue, frames) = sync_channel(QUEUE);
+        let (frame_queue, frames) = queue(QUEUE_BYTES);
         let (closing, stderr_closed) = channel();
         let stderr = Arc::new(Mutex::new(VecDeque::new()));
         let kept = Arc::clone(&stderr);
@@ -110,7 +131,7 @@ impl ReferenceProcess {
                 loop {
                     let frame = read_frame(&mut stdout);
                     let last = frame.is_err();
-                    if frame_queue.send(frame).is_err() || last {
+                    if !frame_queue.send(frame) || last {
                         return;
                     }
                 }
@@ -166,21 +187,26 @@ impl ReferenceProcess {
         Ok((response, payload))
     }
 
+    /// Waits until the child has answered as far as there is room for answers.
+    pub(super) fn wait_ahead(&self) {
+        self.frames.wait_ahead(AHEAD.min(self.silence));
+    }
+
     /// The next frame, or what is wrong with it; `None` after too long a silence.
     fn next_frame(&mut self) -> Option<FrameResult> {
         let deadline = Instant::now() + self.silence;
         loop {
             let rest = deadline.saturating_duration_since(Instant::now());
-            match self.frames.recv_timeout(rest.min(SLICE)) {
+            match self.frames.receive(Some(rest.min(SLICE))) {
                 Ok(frame) => return Some(frame),
-                Err(RecvTimeoutError::Disconnected) => return Some(Err(FrameError::Closed)),
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(Empty::Closed) => return Some(Err(FrameError::Closed)),
+                Err(Empty::Timeout) => {}
             }
             if self.guard.ends_within(Duration::ZERO) {
                 // The child is dead, and something that it started holds its pipe open. Without it the stream
                 // ends; it may hold frames still.
                 self.guard.end();
-                return Some(self.frames.recv_timeout(GRACE).unwrap_or(Err(FrameError::Closed)));
+                return Some(self.frames.receive(Some(GRACE)).unwrap_or(Err(FrameError::Closed)));
             }
             if rest.is_zero() {
                 return None;
