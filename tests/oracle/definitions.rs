@@ -1,7 +1,7 @@
 //! Each op against values worked out by hand, and against a plain loop in f64 that was written for the test.
 
 use engine::graph::{CacheSide, Op, View};
-use engine::kv_cache::Cell;
+use engine::kv_cache::{Cell, Sequences};
 use engine::ops::rope::RopeParameters;
 use engine::quant::i2_s;
 use half::f16;
@@ -116,8 +116,8 @@ fn softmax_scales_masks_and_sums_to_one() {
 
 #[test]
 fn the_mask_follows_from_position_and_sequence() {
-    let cell = |position, sequence| Some(Cell { position, sequence });
-    let cells = [cell(0, 0), cell(0, 1), cell(1, 0), None];
+    let cell = |position, sequence| Cell::new(position, Sequences::of(sequence));
+    let cells = [cell(0, 0), cell(0, 1), cell(1, 0), Cell::free()];
     let mut sheet = Sheet::new(Op::Softmax { scale: 1.0 }, &[4, 2, 1], 2, &[&[0.0; 8]]);
     (sheet.cache.cells, sheet.cache.visibility) = (4, Visibility::Cells(&cells));
     assert_close("by hand", &sheet.evaluate(), &[1.0, 0.0, 0.0, 0.0, 0.5, 0.0, 0.5, 0.0]);

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use engine::graph::{CacheSide, NodeId, Op, View};
-use engine::kv_cache::Cell;
+use engine::kv_cache::{Cell, Sequences};
 use engine::model::Model;
 use engine::session::BatchToken;
 use half::f16;
@@ -38,7 +38,7 @@ pub(crate) struct Batch {
     /// One per node of the graph.
     pub(crate) values: Vec<Values>,
     dims: Vec<[usize; 4]>,
-    cells: Vec<Option<Cell>>,
+    cells: Vec<Cell>,
     /// What the loads should give, by node.
     contents: BTreeMap<usize, Vec<f16>>,
 }
@@ -92,14 +92,13 @@ fn batch(
     engine: &mut dyn Engine,
     model: &Model,
     cache: &mut ShadowCache,
-    cells: &mut Vec<Option<Cell>>,
+    cells: &mut Vec<Cell>,
     tokens: Vec<BatchToken>,
 ) -> Batch {
     let slot = cells.len()..cells.len() + tokens.len();
-    cells
-        .extend(tokens.iter().map(|token| Some(Cell { position: token.position, sequence: token.sequence })));
+    cells.extend(tokens.iter().map(|token| Cell::new(token.position, Sequences::of(token.sequence))));
     let mut attended = cells.clone();
-    attended.resize(cells.len().next_multiple_of(32), None);
+    attended.resize(cells.len().next_multiple_of(32), Cell::free());
     engine.start(&tokens).expect("a batch");
     let mut batch = Batch {
         outputs: (0..tokens.len()).filter(|&index| tokens[index].output).collect(),

@@ -225,6 +225,26 @@ pub enum Error {
         size: usize,
     },
 
+    /// An operation on the sequences of the KV cache cannot be done. Nothing was changed.
+    #[error("cannot {operation} in the KV cache: {problem}")]
+    BadCacheOperation {
+        /// What was asked for: "copy a sequence", "add to positions", …
+        operation: &'static str,
+        /// The sequence or position, what was expected and what was found.
+        problem: String,
+    },
+
+    /// A saved state does not belong to this session, or its bytes are not those of a saved state.
+    #[error("bad saved state: {what}: expected {expected}, found {found}")]
+    BadState {
+        /// The part: "layers", "cell 3: position", …
+        what: String,
+        /// What would do.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+
     /// The requested instruction set is not available on this CPU, or its name is unknown.
     #[error("kernel `{requested}` is not available: {why}")]
     KernelUnavailable {

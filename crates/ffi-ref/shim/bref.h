@@ -32,7 +32,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a prototype, a struct or the meaning of a status below changes. */
-#define BREF_ABI_VERSION 1
+#define BREF_ABI_VERSION 2
 
 enum bref_status {
     BREF_OK = 0,
@@ -174,6 +174,13 @@ struct bref_taps {
 BREF_API int32_t bref_decode(bref_session * session, size_t count, const int32_t * tokens, const int32_t * positions,
                              const int32_t * sequences, const int8_t * outputs, const struct bref_taps * taps);
 
+/* As bref_decode, with tokens that belong to further sequences: the token of index further_tokens[i] also belongs to
+ * further_sequences[i] (≥ 0), for `further` pairs. It looks at the cells of its own sequence only. */
+BREF_API int32_t bref_decode_shared(bref_session * session, size_t count, const int32_t * tokens,
+                                    const int32_t * positions, const int32_t * sequences, const int8_t * outputs,
+                                    size_t further, const size_t * further_tokens, const int32_t * further_sequences,
+                                    const struct bref_taps * taps);
+
 /* Logits of the last successful decode: f32 [vocabulary, *rows], one row per token with output = 1, in batch order.
  * Lent until the session's next decode, restore or free; another bref_logits returns the same. NULL and *rows = 0 if
  * there are none. */
@@ -207,9 +214,20 @@ BREF_API int32_t bref_kv_last_position(bref_session * session, int32_t sequence)
 /* 1 if keys can be rotated to new positions. */
 BREF_API int32_t bref_kv_can_shift(const bref_session * session);
 
+/* Where the next search for free cells begins. */
+BREF_API size_t bref_kv_head(const bref_session * session);
+/* What cell `cell` holds: position (-1: it is free), pending change of position, and its sequences, ascending:
+ * `*count` of them, of which the first `capacity` are stored. */
+BREF_API int32_t bref_kv_cell(const bref_session * session, size_t cell, int32_t * position, int32_t * shift,
+                              int32_t * sequences, size_t capacity, size_t * count);
+/* All keys and values of a layer as the cache stores them, f16: keys [width, cells], values [cells, width]. `bytes` is
+ * the size of each buffer: width · cells · 2. */
+BREF_API int32_t bref_kv_layer(const bref_session * session, size_t layer, void * keys, void * values, size_t bytes);
+
 /* ---- state ---------------------------------------------------------------------------------------------------- */
 /* `sequence` ≥ 0: the cells of one sequence. -1: the whole session (logits, cells of all sequences). The format is
- * the reference's own. Restore only what the same model and settings saved: the reference trusts it. */
+ * the reference's own. Restore only what the same model and settings saved: the reference trusts it. A whole session is
+ * restored with sequences below 64 only. */
 
 BREF_API int32_t bref_state_size(bref_session * session, int32_t sequence, size_t * bytes);
 BREF_API int32_t bref_state_save(bref_session * session, int32_t sequence, void * data, size_t capacity,

@@ -2,12 +2,40 @@
 #include "handles.hpp"
 #include "taps.hpp"
 
+#include <algorithm>
 #include <optional>
+#include <vector>
 
 namespace {
 
 using bref::fail;
 using bref::guarded;
+
+// Sequences that a session can be restored with.
+constexpr uint32_t SEQUENCES = 64;
+
+// Raises the limit of sequences while it lives.
+class SequenceLimit {
+  public:
+    explicit SequenceLimit(llama_context * context)
+        : context_(context), before_(bref::inside::set_sequence_limit(context, SEQUENCES)) {}
+    ~SequenceLimit() { bref::inside::set_sequence_limit(context_, before_); }
+    SequenceLimit(const SequenceLimit &) = delete;
+    SequenceLimit & operator=(const SequenceLimit &) = delete;
+
+  private:
+    llama_context * context_;
+    uint32_t before_;
+};
+
+int32_t copy_cached(const ggml_tensor * tensor, size_t layer, void * to, size_t bytes) {
+    if (tensor == nullptr || ggml_nbytes(tensor) != bytes) {
+        return fail(BREF_INVALID, "layer %zu of the KV cache: it is not there, or holds another number of bytes than %zu",
+                    layer, bytes);
+    }
+    ggml_backend_tensor_get(tensor, to, 0, bytes);
+    return BREF_OK;
+}
 
 }  // namespace
 
@@ -93,6 +121,33 @@ int32_t bref_kv_can_shift(const bref_session * session) {
     return bref::guarded_value<int32_t>(0, [&] { return bref::inside::can_shift(session->llama.get()) ? 1 : 0; });
 }
 
+size_t bref_kv_head(const bref_session * session) {
+    return bref::guarded_value<size_t>(0, [&] { return bref::inside::kv_head(session->llama.get()); });
+}
+
+int32_t bref_kv_cell(const bref_session * session, size_t cell, int32_t * position, int32_t * shift,
+                     int32_t * sequences, size_t capacity, size_t * count) {
+    return guarded([&]() -> int32_t {
+        std::vector<int32_t> found;
+        if (!bref::inside::read_cell(session->llama.get(), cell, *position, *shift, found)) {
+            return fail(BREF_INVALID, "cell %zu: the KV cache has no such cell", cell);
+        }
+        *count = found.size();
+        std::copy_n(found.begin(), std::min(capacity, found.size()), sequences);
+        return BREF_OK;
+    });
+}
+
+int32_t bref_kv_layer(const bref_session * session, size_t layer, void * keys, void * values, size_t bytes) {
+    return guarded([&]() -> int32_t {
+        const llama_context * context = session->llama.get();
+        if (const int32_t status = copy_cached(bref::inside::cached_keys(context, layer), layer, keys, bytes)) {
+            return status;
+        }
+        return copy_cached(bref::inside::cached_values(context, layer), layer, values, bytes);
+    });
+}
+
 int32_t bref_state_size(bref_session * session, int32_t sequence, size_t * bytes) {
     return guarded([&]() -> int32_t {
         llama_context * context = session->llama.get();
@@ -119,6 +174,7 @@ int32_t bref_state_restore(bref_session * session, int32_t sequence, const void 
         const auto * from = static_cast<const uint8_t *>(data);
         // The logits that come with the state have no batch that says how many rows they are.
         session->output_rows = 0;
+        const SequenceLimit limit(context);
         const size_t read = sequence < 0 ? llama_state_set_data(context, from, bytes)
                                          : llama_state_seq_set_data(context, from, bytes, sequence);
         return read == 0 ? bref::fail_with_log("the reference cannot restore the state") : BREF_OK;

@@ -13,6 +13,7 @@
 #include <exception>
 #include <memory>
 #include <utility>
+#include <vector>
 
 namespace bref {
 
@@ -108,6 +109,19 @@ void restore_cells(llama_context * context, const CellSnapshot & snapshot);
 uint64_t widest_layer_matrix(const llama_model * model);
 
 bool can_shift(const llama_context * context);
+
+// Position, pending shift and sequences of a cell; false if there is no such cell.
+bool read_cell(const llama_context * context, size_t cell, int32_t & position, int32_t & shift,
+               std::vector<int32_t> & sequences);
+size_t kv_head(const llama_context * context);
+
+// The cached keys and values of a layer; NULL if there is no such layer.
+const ggml_tensor * cached_keys(const llama_context * context, size_t layer);
+const ggml_tensor * cached_values(const llama_context * context, size_t layer);
+
+// Restoring a whole session, the reference refuses sequences from this number on. It is 1 by default and has no other
+// use here. Returns the number before.
+uint32_t set_sequence_limit(llama_context * context, uint32_t limit);
 
 }  // namespace inside
 }  // namespace bref

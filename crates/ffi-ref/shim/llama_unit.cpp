@@ -60,4 +60,34 @@ bool can_shift(const llama_context * context) {
            context->model.hparams.rope_type != LLAMA_ROPE_TYPE_NONE;
 }
 
+bool read_cell(const llama_context * context, size_t cell, int32_t & position, int32_t & shift,
+               std::vector<int32_t> & sequences) {
+    const std::vector<llama_kv_cell> & cells = context->kv_self.cells;
+    if (cell >= cells.size()) {
+        return false;
+    }
+    position = cells[cell].pos;
+    shift = cells[cell].delta;
+    sequences.assign(cells[cell].seq_id.begin(), cells[cell].seq_id.end());
+    return true;
+}
+
+size_t kv_head(const llama_context * context) {
+    return context->kv_self.head;
+}
+
+const ggml_tensor * cached_keys(const llama_context * context, size_t layer) {
+    const llama_kv_cache & cache = context->kv_self;
+    return layer < cache.k_l.size() ? cache.k_l[layer] : nullptr;
+}
+
+const ggml_tensor * cached_values(const llama_context * context, size_t layer) {
+    const llama_kv_cache & cache = context->kv_self;
+    return layer < cache.v_l.size() ? cache.v_l[layer] : nullptr;
+}
+
+uint32_t set_sequence_limit(llama_context * context, uint32_t limit) {
+    return std::exchange(context->cparams.n_seq_max, limit);
+}
+
 }  // namespace bref::inside

@@ -114,6 +114,13 @@ void bref_session_rest(bref_session * session) {
 
 int32_t bref_decode(bref_session * session, size_t count, const int32_t * tokens, const int32_t * positions,
                     const int32_t * sequences, const int8_t * outputs, const struct bref_taps * taps) {
+    return bref_decode_shared(session, count, tokens, positions, sequences, outputs, 0, nullptr, nullptr, taps);
+}
+
+int32_t bref_decode_shared(bref_session * session, size_t count, const int32_t * tokens, const int32_t * positions,
+                           const int32_t * sequences, const int8_t * outputs, size_t further,
+                           const size_t * further_tokens, const int32_t * further_sequences,
+                           const struct bref_taps * taps) {
     return guarded([&]() -> int32_t {
         bref::begin_log();
         session->output_rows = 0;
@@ -125,11 +132,22 @@ int32_t bref_decode(bref_session * session, size_t count, const int32_t * tokens
         }
         llama_context * context = session->llama.get();
 
-        std::vector<int32_t> sequence_counts(count, 1);
-        std::vector<llama_seq_id> sequence_ids(sequences, sequences + count);
+        std::vector<std::vector<llama_seq_id>> sequence_ids(count);
+        for (size_t i = 0; i < count; ++i) {
+            sequence_ids[i].push_back(sequences[i]);
+        }
+        for (size_t i = 0; i < further; ++i) {
+            if (further_tokens[i] >= count || further_sequences[i] < 0) {
+                return fail(BREF_INVALID, "further sequence %zu: expected one of %zu tokens and 0 or more, found %zu and %d",
+                            i, count, further_tokens[i], further_sequences[i]);
+            }
+            sequence_ids[further_tokens[i]].push_back(further_sequences[i]);
+        }
+        std::vector<int32_t> sequence_counts(count);
         std::vector<llama_seq_id *> sequence_lists(count);
         for (size_t i = 0; i < count; ++i) {
-            sequence_lists[i] = &sequence_ids[i];
+            sequence_counts[i] = static_cast<int32_t>(sequence_ids[i].size());
+            sequence_lists[i] = sequence_ids[i].data();
         }
         llama_batch batch = {};
         batch.n_tokens = static_cast<int32_t>(count);

@@ -28,6 +28,7 @@
 #[rustfmt::skip]
 mod bindings;
 pub mod build_info;
+pub mod cells;
 mod embedded;
 pub mod error;
 pub mod kernels;
@@ -45,7 +46,8 @@ pub use kernels::Kernels;
 pub use library::Library;
 pub use model::{Model, SpecialTokens};
 pub use ops::{Ops, Rope};
-pub use session::{BatchToken, Session, SessionSettings};
+pub use cells::Cell;
+pub use session::{BatchToken, FurtherSequence, Session, SessionSettings};
 pub use state::SessionState;
 pub use taps::{Node, TapVisitor};
 pub use tensor::{TensorMut, TensorRef};

@@ -33,6 +33,15 @@ pub struct BatchToken {
     pub output: bool,
 }
 
+/// One more sequence that a token of a batch belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FurtherSequence {
+    /// Index of the token in the batch.
+    pub token: usize,
+    /// The sequence, from 0.
+    pub sequence: i32,
+}
+
 /// A context of the reference on one model: an F16 KV cache, no flash attention (spec §3.4).
 pub struct Session {
     model: Model,
@@ -103,20 +112,40 @@ impl Session {
     /// [`Error::ContextFull`](crate::Error::ContextFull), [`Error::Stopped`](crate::Error::Stopped),
     /// [`Error::StackTooSmall`](crate::Error::StackTooSmall), [`Error::Reference`](crate::Error::Reference).
     pub fn decode(&mut self, batch: &[BatchToken], taps: Option<&mut dyn TapVisitor>) -> Result<()> {
+        self.decode_shared(batch, &[], taps)
+    }
+
+    /// As [`decode`](Self::decode), with tokens that belong to further sequences. Such a token looks at the cells of
+    /// [`BatchToken::sequence`] only.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode).
+    pub fn decode_shared(
+        &mut self,
+        batch: &[BatchToken],
+        further: &[FurtherSequence],
+        taps: Option<&mut dyn TapVisitor>,
+    ) -> Result<()> {
         let tokens: Vec<i32> = batch.iter().map(|entry| entry.token).collect();
         let positions: Vec<i32> = batch.iter().map(|entry| entry.position).collect();
         let sequences: Vec<i32> = batch.iter().map(|entry| entry.sequence).collect();
         let outputs: Vec<i8> = batch.iter().map(|entry| i8::from(entry.output)).collect();
+        let further_tokens: Vec<usize> = further.iter().map(|more| more.token).collect();
+        let further_sequences: Vec<i32> = further.iter().map(|more| more.sequence).collect();
         let status = self.with_taps(taps, |session, taps| {
-            // SAFETY: the handle is open; the arrays have `batch.len()` entries; `taps` is NULL or lives on.
+            // SAFETY: the handle is open; the first four arrays have `batch.len()` entries, the other two
+            // `further.len()`; `taps` is NULL or lives on.
             unsafe {
-                session.api().bref_decode(
+                session.api().bref_decode_shared(
                     session.handle(),
                     batch.len(),
                     tokens.as_ptr(),
                     positions.as_ptr(),
                     sequences.as_ptr(),
                     outputs.as_ptr(),
+                    further.len(),
+                    further_tokens.as_ptr(),
+                    further_sequences.as_ptr(),
                     taps,
                 )
             }

@@ -10,7 +10,7 @@ use super::scratch::{MatrixType, Prepared, Scratch};
 use crate::error::{Error, Result};
 use crate::graph::{CacheSide, Extents, Node, NodeId, Op, Schedule};
 use crate::kernels::Kernels;
-use crate::kv_cache::{Cell, KvCache};
+use crate::kv_cache::{KvCache, Place};
 use crate::model::{Model, WeightId};
 use crate::ops::attention::{self, AttentionShape};
 use crate::ops::matmul::matmul;
@@ -59,7 +59,7 @@ impl<'a> Evaluation<'a> {
     pub(super) fn run(
         &mut self,
         tokens: &[BatchToken],
-        cells: &[Cell],
+        places: &[Place],
         slot: Range<usize>,
         how: How<'_, '_>,
     ) -> Result<()> {
@@ -67,7 +67,7 @@ impl<'a> Evaluation<'a> {
         let attended = self.cache.cells().attended();
         let extents = Extents { tokens: tokens.len(), outputs: outputs.len(), cells: attended };
         let batch = Batch { tokens, slot, outputs: &outputs, extents };
-        self.cache.cells().mask(cells, attended, &mut self.scratch.mask);
+        self.cache.cells().mask(places, attended, &mut self.scratch.mask);
         self.scratch.begin();
 
         let model = self.model;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::evaluate::{Batch, Evaluation, cells_of, outputs};
 use super::scratch::Scratch;
-use super::{BatchToken, SessionSettings, cells, check_batch, new_cache};
+use super::{BatchToken, SessionSettings, check_batch, new_cache, places};
 use crate::error::{Error, Result};
 use crate::graph::{CacheSide, Extents, Node, NodeId, Op};
 use crate::kernels::{self, Kernels};
@@ -94,7 +94,7 @@ impl Isolated {
             let (found, most) = (batch.len(), self.micro_batch);
             return Err(Error::BadBatch(format!("expected at most {most} tokens at a time, found {found}")));
         }
-        let tokens = cells(batch);
+        let tokens = places(batch);
         let slot = self.cache.cells_mut().store(&tokens)?;
         let attended = self.cache.cells().attended();
         self.cache.cells().mask(&tokens, attended, &mut self.scratch.mask);
@@ -126,7 +126,7 @@ impl Isolated {
     }
 
     /// What the cells hold that are attended to.
-    pub fn cells(&self) -> &[Option<Cell>] {
+    pub fn cells(&self) -> &[Cell] {
         &self.cache.cells().as_slice()[..self.batch.attended]
     }
 

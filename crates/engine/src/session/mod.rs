@@ -3,21 +3,28 @@
 //! A batch is cut into micro-batches of at most [`SessionSettings::micro_batch`] tokens, in order,
 //! as the reference cuts it; each is one evaluation of the graph. Scratch is kept from one to the
 //! next, and the number of threads changes no bit of any result.
+//!
+//! A batch may mix sequences and positions. The operations on sequences are in `cache_ops`, saving and
+//! restoring in `state`.
 
+mod cache_ops;
 mod evaluate;
 mod isolated;
 mod replacement;
 mod row_steps;
 mod scratch;
+mod state;
+mod state_bytes;
 mod steps;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::gguf::TensorType;
 use crate::graph::Schedule;
 use crate::kernels::{self, Isa, Kernels};
-use crate::kv_cache::{CELL_PADDING, Cell, KvCache};
+use crate::kv_cache::{CELL_PADDING, KvCache, Place};
 use crate::model::Model;
 use crate::tap::TapSink;
 use crate::threads::Threads;
@@ -27,6 +34,7 @@ use scratch::Scratch;
 
 pub use isolated::{Isolated, MissingInput};
 pub use replacement::{Evaluate, NodeRun};
+pub use state::{SequenceState, SessionState};
 
 /// More cells than any model was trained for; a cache of this many would not fit anyway.
 const MOST_CELLS: usize = 1 << 24;
@@ -55,6 +63,15 @@ pub struct BatchToken {
     pub sequence: i32,
     /// Whether its logits are wanted.
     pub output: bool,
+}
+
+/// One more sequence that a token of a batch belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FurtherSequence {
+    /// Index of the token in the batch.
+    pub token: usize,
+    /// The sequence.
+    pub sequence: i32,
 }
 
 /// A model being run.
@@ -99,26 +116,55 @@ impl Session {
 
     /// Decodes a batch and keeps the logits of the tokens that have [`BatchToken::output`] set.
     ///
-    /// With `taps`, every node of every micro-batch is handed over as it is computed.
+    /// Rotations and moves that are pending in the cache are applied first. With `taps`, every node of
+    /// every micro-batch is handed over as it is computed.
     ///
     /// # Errors
     /// [`Error::BadBatch`], [`Error::TokenOutOfRange`], [`Error::ContextFull`], or
-    /// [`Error::Stopped`] if the sink asked for it, or [`Error::FileChanged`]. The session stays usable, and its cache holds
-    /// the same tokens as before the call. (The reference keeps the micro-batches in front of the one
-    /// that did not fit.)
-    pub fn decode(&mut self, batch: &[BatchToken], mut taps: Option<&mut dyn TapSink>) -> Result<()> {
+    /// [`Error::Stopped`] if the sink asked for it, or [`Error::FileChanged`]. The session stays usable,
+    /// and its cache holds the same tokens as before the call. (The reference keeps the micro-batches in
+    /// front of the one that did not fit.)
+    pub fn decode(&mut self, batch: &[BatchToken], taps: Option<&mut dyn TapSink>) -> Result<()> {
+        self.decode_shared(batch, &[], taps)
+    }
+
+    /// As [`decode`](Self::decode), with tokens that belong to further sequences. Such a token looks at
+    /// the cells of [`BatchToken::sequence`] only, as in the reference, which takes its sequences to be
+    /// equal up to there.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode); [`Error::BadBatch`] for a token that the batch does not have, or a
+    /// sequence below 0.
+    pub fn decode_shared(
+        &mut self,
+        batch: &[BatchToken],
+        further: &[FurtherSequence],
+        mut taps: Option<&mut dyn TapSink>,
+    ) -> Result<()> {
         check_batch(batch, self.model.hyper().vocabulary)?;
-        // Whether everything fits is tried on a copy first, so that nothing of a batch is stored that
-        // does not fit as a whole.
-        let before = self.cache.cells().clone();
-        let mut trial = before.clone();
-        for micro_batch in batch.chunks(self.micro_batch) {
-            trial.store(&cells(micro_batch))?;
+        check_further(batch, further)?;
+        self.kv_update();
+        let head = self.cache.cells().head();
+        if batch.len() > self.micro_batch {
+            self.check_room(batch, head)?;
         }
-        self.logits.clear();
-        for micro_batch in batch.chunks(self.micro_batch) {
-            if let Err(error) = self.decode_micro_batch(micro_batch, &mut taps) {
-                *self.cache.cells_mut() = before;
+        let mut stored: Vec<Range<usize>> = Vec::new();
+        for (index, micro_batch) in batch.chunks(self.micro_batch).enumerate() {
+            let places = places(micro_batch);
+            let slot = self.cache.cells_mut().store(&places)?;
+            if index == 0 {
+                self.logits.clear();
+            }
+            let first = index * self.micro_batch;
+            for more in further.iter().filter(|more| (first..first + micro_batch.len()).contains(&more.token))
+            {
+                self.cache.cells_mut().share(slot.start + more.token - first, more.sequence);
+            }
+            stored.push(slot.clone());
+            if let Err(error) = self.evaluate(micro_batch, &places, slot, &mut taps) {
+                for slot in stored {
+                    self.cache.cells_mut().undo(slot, head);
+                }
                 self.logits.clear();
                 return Err(error);
             }
@@ -126,13 +172,34 @@ impl Session {
         Ok(())
     }
 
-    fn decode_micro_batch(
+    /// Whether all micro-batches fit: tried and undone, so that nothing is stored of a batch that does not
+    /// fit as a whole.
+    fn check_room(&mut self, batch: &[BatchToken], head: usize) -> Result<()> {
+        let cells = self.cache.cells_mut();
+        let mut stored = Vec::new();
+        let mut outcome = Ok(());
+        for micro_batch in batch.chunks(self.micro_batch) {
+            match cells.store(&places(micro_batch)) {
+                Ok(slot) => stored.push(slot),
+                Err(error) => {
+                    outcome = Err(error);
+                    break;
+                }
+            }
+        }
+        for slot in stored {
+            cells.undo(slot, head);
+        }
+        outcome
+    }
+
+    fn evaluate(
         &mut self,
         batch: &[BatchToken],
+        places: &[Place],
+        slot: Range<usize>,
         taps: &mut Option<&mut dyn TapSink>,
     ) -> Result<()> {
-        let tokens = cells(batch);
-        let slot = self.cache.cells_mut().store(&tokens)?;
         let (how, scratch) = match (taps, &mut self.steps) {
             (None, Some((schedule, scratch))) => (How::Steps(schedule), scratch),
             (None, None) => (How::Nodes(None), &mut self.scratch),
@@ -147,12 +214,12 @@ impl Session {
         };
         match how {
             // A receiver of taps is bound to the calling thread.
-            How::Nodes(Some(sink)) => evaluation.run(batch, &tokens, slot, How::Nodes(Some(sink)))?,
+            How::Nodes(Some(sink)) => evaluation.run(batch, places, slot, How::Nodes(Some(sink)))?,
             How::Nodes(None) => {
-                self.threads.inside(|| evaluation.run(batch, &tokens, slot, How::Nodes(None)))?
+                self.threads.inside(|| evaluation.run(batch, places, slot, How::Nodes(None)))?
             }
             How::Steps(steps) => {
-                self.threads.inside(|| evaluation.run(batch, &tokens, slot, How::Steps(steps)))?
+                self.threads.inside(|| evaluation.run(batch, places, slot, How::Steps(steps)))?
             }
         }
         // What was computed from weights that are no longer there must not be used.
@@ -171,18 +238,6 @@ impl Session {
         &self.cache
     }
 
-    /// Forgets the tokens of `sequence` from `position` on, so that they can be decoded again: into the same cells,
-    /// where they were the newest.
-    pub fn rewind(&mut self, sequence: i32, position: i32) {
-        self.cache.remove(sequence, position);
-        self.logits.clear();
-    }
-
-    /// Forgets all tokens.
-    pub fn clear(&mut self) {
-        self.cache.clear();
-    }
-
     /// The model.
     pub fn model(&self) -> &Model {
         &self.model
@@ -194,9 +249,9 @@ impl Session {
     }
 }
 
-/// What the cache keeps of the tokens of a batch.
-fn cells(batch: &[BatchToken]) -> Vec<Cell> {
-    batch.iter().map(|token| Cell { position: token.position, sequence: token.sequence }).collect()
+/// Where the tokens of a batch belong.
+fn places(batch: &[BatchToken]) -> Vec<Place> {
+    batch.iter().map(|token| Place { position: token.position, sequence: token.sequence }).collect()
 }
 
 /// The cache of a session with these settings, which are checked.
@@ -242,4 +297,16 @@ fn check_batch(batch: &[BatchToken], vocabulary: usize) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Refuses memberships of tokens or in sequences that do not exist.
+fn check_further(batch: &[BatchToken], further: &[FurtherSequence]) -> Result<()> {
+    match further.iter().find(|more| more.token >= batch.len() || more.sequence < 0) {
+        None => Ok(()),
+        Some(FurtherSequence { token, sequence }) => Err(Error::BadBatch(format!(
+            "further sequence: expected a token of the {} of the batch and a sequence of at least 0, found token \
+             {token} and sequence {sequence}",
+            batch.len()
+        ))),
+    }
 }

@@ -179,7 +179,7 @@ impl Worker {
 
     fn replay(&mut self, batch: &[BatchToken], taps: bool) -> Result<Digest, engine::Error> {
         for token in batch {
-            self.session.rewind(token.sequence, token.position);
+            self.session.kv_remove(Some(token.sequence), token.position..i32::MAX)?;
         }
         let mut dropped = Dropped { selection: &self.selection };
         self.session.decode(batch, taps.then_some(&mut dropped as &mut dyn TapSink))?;

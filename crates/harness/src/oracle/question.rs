@@ -56,7 +56,7 @@ pub struct CacheView<'a> {
 #[derive(Debug, Clone, Copy)]
 pub enum Visibility<'a> {
     /// What the attended cells hold once the batch is stored: the oracle makes the mask itself.
-    Cells(&'a [Option<Cell>]),
+    Cells(&'a [Cell]),
     /// An additive mask, `[cells, tokens]`.
     Mask(&'a [f32]),
     /// Not known.

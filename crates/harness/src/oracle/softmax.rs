@@ -86,9 +86,9 @@ fn mask(question: &Question<'_>, cells: usize, tokens: usize) -> Result<Vec<f32>
         Visibility::Cells(contents) if contents.len() == cells => {
             let mut mask = Vec::with_capacity(cells * tokens);
             for token in question.tokens {
-                mask.extend(contents.iter().map(|cell| match cell {
-                    Some(cell) if cell.sequence == token.sequence && cell.position <= token.position => 0.0,
-                    _ => f32::NEG_INFINITY,
+                mask.extend(contents.iter().map(|cell| {
+                    let own = cell.sequences().contains(token.sequence);
+                    if own && cell.position() <= token.position { 0.0 } else { f32::NEG_INFINITY }
                 }));
             }
             Ok(mask)
