@@ -2,7 +2,7 @@
 //! `UPDATE_BINDINGS=1 cargo test -p ffi-ref --test bindings` writes it anew where libclang is present.
 
 
-pub const BREF_ABI_VERSION: u32 = 1;
+pub const BREF_ABI_VERSION: u32 = 2;
 pub const BREF_OK: bref_status = 0;
 pub const BREF_NO_SLOT: bref_status = 1;
 pub const BREF_STOPPED: bref_status = 2;
@@ -297,6 +297,18 @@ pub struct BrefApi {
         outputs: *const i8,
         taps: *const bref_taps,
     ) -> i32,
+    pub bref_decode_shared: unsafe extern "C" fn(
+        session: *mut bref_session,
+        count: usize,
+        tokens: *const i32,
+        positions: *const i32,
+        sequences: *const i32,
+        outputs: *const i8,
+        further: usize,
+        further_tokens: *const usize,
+        further_sequences: *const i32,
+        taps: *const bref_taps,
+    ) -> i32,
     pub bref_logits: unsafe extern "C" fn(
         session: *mut bref_session,
         rows: *mut usize,
@@ -342,6 +354,23 @@ pub struct BrefApi {
         sequence: i32,
     ) -> i32,
     pub bref_kv_can_shift: unsafe extern "C" fn(session: *const bref_session) -> i32,
+    pub bref_kv_head: unsafe extern "C" fn(session: *const bref_session) -> usize,
+    pub bref_kv_cell: unsafe extern "C" fn(
+        session: *const bref_session,
+        cell: usize,
+        position: *mut i32,
+        shift: *mut i32,
+        sequences: *mut i32,
+        capacity: usize,
+        count: *mut usize,
+    ) -> i32,
+    pub bref_kv_layer: unsafe extern "C" fn(
+        session: *const bref_session,
+        layer: usize,
+        keys: *mut ::std::os::raw::c_void,
+        values: *mut ::std::os::raw::c_void,
+        bytes: usize,
+    ) -> i32,
     pub bref_state_size: unsafe extern "C" fn(
         session: *mut bref_session,
         sequence: i32,
@@ -549,6 +578,8 @@ impl BrefApi {
         let bref_session_rest = unsafe { __library.get(b"bref_session_rest\0") }
             .map(|sym| *sym)?;
         let bref_decode = unsafe { __library.get(b"bref_decode\0") }.map(|sym| *sym)?;
+        let bref_decode_shared = unsafe { __library.get(b"bref_decode_shared\0") }
+            .map(|sym| *sym)?;
         let bref_logits = unsafe { __library.get(b"bref_logits\0") }.map(|sym| *sym)?;
         let bref_kv_clear = unsafe { __library.get(b"bref_kv_clear\0") }
             .map(|sym| *sym)?;
@@ -570,6 +601,10 @@ impl BrefApi {
         let bref_kv_last_position = unsafe { __library.get(b"bref_kv_last_position\0") }
             .map(|sym| *sym)?;
         let bref_kv_can_shift = unsafe { __library.get(b"bref_kv_can_shift\0") }
+            .map(|sym| *sym)?;
+        let bref_kv_head = unsafe { __library.get(b"bref_kv_head\0") }.map(|sym| *sym)?;
+        let bref_kv_cell = unsafe { __library.get(b"bref_kv_cell\0") }.map(|sym| *sym)?;
+        let bref_kv_layer = unsafe { __library.get(b"bref_kv_layer\0") }
             .map(|sym| *sym)?;
         let bref_state_size = unsafe { __library.get(b"bref_state_size\0") }
             .map(|sym| *sym)?;
@@ -638,6 +673,7 @@ impl BrefApi {
             bref_session_set_threads,
             bref_session_rest,
             bref_decode,
+            bref_decode_shared,
             bref_logits,
             bref_kv_clear,
             bref_kv_remove,
@@ -651,6 +687,9 @@ impl BrefApi {
             bref_kv_tokens,
             bref_kv_last_position,
             bref_kv_can_shift,
+            bref_kv_head,
+            bref_kv_cell,
+            bref_kv_layer,
             bref_state_size,
             bref_state_save,
             bref_state_restore,
@@ -833,6 +872,35 @@ impl BrefApi {
             )
         }
     }
+    pub unsafe fn bref_decode_shared(
+        &self,
+        session: *mut bref_session,
+        count: usize,
+        tokens: *const i32,
+        positions: *const i32,
+        sequences: *const i32,
+        outputs: *const i8,
+        further: usize,
+        further_tokens: *const usize,
+        further_sequences: *const i32,
+        taps: *const bref_taps,
+    ) -> i32 {
+        unsafe {
+            (self
+                .bref_decode_shared)(
+                session,
+                count,
+                tokens,
+                positions,
+                sequences,
+                outputs,
+                further,
+                further_tokens,
+                further_sequences,
+                taps,
+            )
+        }
+    }
     pub unsafe fn bref_logits(
         &self,
         session: *mut bref_session,
@@ -910,6 +978,42 @@ impl BrefApi {
     }
     pub unsafe fn bref_kv_can_shift(&self, session: *const bref_session) -> i32 {
         unsafe { (self.bref_kv_can_shift)(session) }
+    }
+    pub unsafe fn bref_kv_head(&self, session: *const bref_session) -> usize {
+        unsafe { (self.bref_kv_head)(session) }
+    }
+    pub unsafe fn bref_kv_cell(
+        &self,
+        session: *const bref_session,
+        cell: usize,
+        position: *mut i32,
+        shift: *mut i32,
+        sequences: *mut i32,
+        capacity: usize,
+        count: *mut usize,
+    ) -> i32 {
+        unsafe {
+            (self
+                .bref_kv_cell)(
+                session,
+                cell,
+                position,
+                shift,
+                sequences,
+                capacity,
+                count,
+            )
+        }
+    }
+    pub unsafe fn bref_kv_layer(
+        &self,
+        session: *const bref_session,
+        layer: usize,
+        keys: *mut ::std::os::raw::c_void,
+        values: *mut ::std::os::raw::c_void,
+        bytes: usize,
+    ) -> i32 {
+        unsafe { (self.bref_kv_layer)(session, layer, keys, values, bytes) }
     }
     pub unsafe fn bref_state_size(
         &self,
