@@ -227,7 +227,7 @@ BREF_API int32_t bref_kv_layer(const bref_session * session, size_t layer, void 
 /* ---- state ---------------------------------------------------------------------------------------------------- */
 /* `sequence` ≥ 0: the cells of one sequence. -1: the whole session (logits, cells of all sequences). The format is
  * the reference's own. Restore only what the same model and settings saved: the reference trusts it. A whole session is
- * restored with sequences below 64 only. */
+ * restored only if every sequence is below the number of cells. */
 
 BREF_API int32_t bref_state_size(bref_session * session, int32_t sequence, size_t * bytes);
 BREF_API int32_t bref_state_save(bref_session * session, int32_t sequence, void * data, size_t capacity,

@@ -11,23 +11,6 @@ namespace {
 using bref::fail;
 using bref::guarded;
 
-// Sequences that a session can be restored with.
-constexpr uint32_t SEQUENCES = 64;
-
-// Raises the limit of sequences while it lives.
-class SequenceLimit {
-  public:
-    explicit SequenceLimit(llama_context * context)
-        : context_(context), before_(bref::inside::set_sequence_limit(context, SEQUENCES)) {}
-    ~SequenceLimit() { bref::inside::set_sequence_limit(context_, before_); }
-    SequenceLimit(const SequenceLimit &) = delete;
-    SequenceLimit & operator=(const SequenceLimit &) = delete;
-
-  private:
-    llama_context * context_;
-    uint32_t before_;
-};
-
 int32_t copy_cached(const ggml_tensor * tensor, size_t layer, void * to, size_t bytes) {
     if (tensor == nullptr || ggml_nbytes(tensor) != bytes) {
         return fail(BREF_INVALID, "layer %zu of the KV cache: it is not there, or holds another number of bytes than %zu",
@@ -174,7 +157,6 @@ int32_t bref_state_restore(bref_session * session, int32_t sequence, const void 
         const auto * from = static_cast<const uint8_t *>(data);
         // The logits that come with the state have no batch that says how many rows they are.
         session->output_rows = 0;
-        const SequenceLimit limit(context);
         const size_t read = sequence < 0 ? llama_state_set_data(context, from, bytes)
                                          : llama_state_seq_set_data(context, from, bytes, sequence);
         return read == 0 ? bref::fail_with_log("the reference cannot restore the state") : BREF_OK;

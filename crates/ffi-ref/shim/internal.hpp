@@ -119,9 +119,5 @@ size_t kv_head(const llama_context * context);
 const ggml_tensor * cached_keys(const llama_context * context, size_t layer);
 const ggml_tensor * cached_values(const llama_context * context, size_t layer);
 
-// Restoring a whole session, the reference refuses sequences from this number on. It is 1 by default and has no other
-// use here. Returns the number before.
-uint32_t set_sequence_limit(llama_context * context, uint32_t limit);
-
 }  // namespace inside
 }  // namespace bref

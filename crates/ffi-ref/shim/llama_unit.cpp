@@ -86,8 +86,4 @@ const ggml_tensor * cached_values(const llama_context * context, size_t layer) {
     return layer < cache.v_l.size() ? cache.v_l[layer] : nullptr;
 }
 
-uint32_t set_sequence_limit(llama_context * context, uint32_t limit) {
-    return std::exchange(context->cparams.n_seq_max, limit);
-}
-
 }  // namespace bref::inside

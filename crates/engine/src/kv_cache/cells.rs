@@ -116,7 +116,8 @@ impl Cells {
         self.used
     }
 
-    /// Where the next search for free cells begins.
+    /// Where the next search for free cells begins; the number of cells where the last search ended at the
+    /// end of the cache.
     pub fn head(&self) -> usize {
         self.head
     }
@@ -231,10 +232,14 @@ impl Cells {
         self.cells[index].sequences.insert(sequence);
     }
 
-    /// Frees cells that were just stored, and puts the head back.
-    pub(crate) fn undo(&mut self, stored: Range<usize>, head: usize) {
+    /// Frees cells that were just stored.
+    pub(crate) fn undo(&mut self, stored: Range<usize>) {
         self.used -= stored.len();
         self.cells[stored].iter_mut().for_each(Cell::release);
+    }
+
+    /// Lets the next search begin at `head`.
+    pub(crate) fn set_head(&mut self, head: usize) {
         self.head = head;
     }
 
@@ -261,6 +266,9 @@ impl Cells {
 
     /// Lets `target` share the cells of `source` in a range of positions.
     pub(crate) fn copy(&mut self, source: i32, target: i32, positions: Range<i32>) {
+        if source == target {
+            return;
+        }
         self.head = 0;
         for cell in self.cells.iter_mut().filter(|cell| cell.is_in(source, &positions)) {
             cell.sequences.insert(target);
@@ -291,7 +299,7 @@ impl Cells {
     /// # Errors
     /// [`Error::BadCacheOperation`] if a position would leave the range of i32; nothing is changed then.
     pub(crate) fn add(&mut self, sequence: i32, positions: Range<i32>, delta: i32) -> Result<()> {
-        if positions.start.max(0) == positions.end {
+        if delta == 0 || positions.start.max(0) == positions.end {
             return Ok(());
         }
         let mut moved = self.cells.iter().filter(|cell| cell.is_in(sequence, &positions));
@@ -333,6 +341,9 @@ impl Cells {
                 operation: "divide positions",
                 problem: format!("expected a divisor of at least 1, found {divisor}"),
             });
+        }
+        if divisor == 1 {
+            return Ok(());
         }
         for cell in self.cells.iter_mut().filter(|cell| cell.is_in(sequence, &positions)) {
             self.shifted = true;

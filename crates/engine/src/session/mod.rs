@@ -163,8 +163,9 @@ impl Session {
             stored.push(slot.clone());
             if let Err(error) = self.evaluate(micro_batch, &places, slot, &mut taps) {
                 for slot in stored {
-                    self.cache.cells_mut().undo(slot, head);
+                    self.cache.cells_mut().undo(slot);
                 }
+                self.cache.cells_mut().set_head(head);
                 self.logits.clear();
                 return Err(error);
             }
@@ -188,8 +189,9 @@ impl Session {
             }
         }
         for slot in stored {
-            cells.undo(slot, head);
+            cells.undo(slot);
         }
+        cells.set_head(head);
         outcome
     }
 

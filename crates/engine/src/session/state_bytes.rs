@@ -55,7 +55,8 @@ impl SessionState {
             context: reader.count("cells of the cache", u64::MAX)?,
         };
         let count = reader.count("cells", shape.context as u64)?;
-        let head = reader.count("head", (shape.context as u64).saturating_sub(1))?;
+        // A search that found nothing may have ended behind the last cell.
+        let head = reader.count("head", shape.context as u64)?;
         // Every cell takes 8 bytes at least, so that this bounds the allocation.
         reader.expect("cells", count.checked_mul(8))?;
         let cells: Vec<Cell> = (0..count).map(|index| reader.cell(index)).collect::<Result<_>>()?;

@@ -13,7 +13,9 @@
 //! Nothing here knows of a test runner or of the command line: the `synth` command, property tests and
 //! fuzzing share it.
 
+mod as_text;
 mod bpe;
+pub mod cases;
 mod error;
 pub mod gguf_faults;
 mod metadata;

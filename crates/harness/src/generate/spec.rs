@@ -4,16 +4,19 @@ use std::fmt;
 use std::str::FromStr;
 
 use engine::model::Architecture;
+use serde::{Deserialize, Serialize};
 
 use super::{GenerateError, VocabularyKind};
 
 /// The hyper-parameters of a synthetic model and its seed. Start from a [`Preset`](super::Preset), then
 /// change fields; [`validate`](ModelSpec::validate) says whether the result is a model.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ModelSpec {
     /// `general.name`.
     pub name: String,
     /// `general.architecture`, and the prefix of the metadata keys.
+    #[serde(with = "super::as_text")]
     pub architecture: Architecture,
     /// Number of layers (`block_count`).
     pub layers: u32,
@@ -40,6 +43,7 @@ pub struct ModelSpec {
     /// Linear position scaling (`rope.scaling.factor`): positions are divided by it. `None`: no key.
     pub rope_scale: Option<f32>,
     /// Type of `token_embd.weight`, which is also the output head.
+    #[serde(with = "super::as_text")]
     pub head_type: HeadType,
     /// Whether `attn_q`, `attn_k`, `attn_v` and `attn_output` have biases.
     pub biases: bool,

@@ -1,0 +1,12 @@
+//! Random cases: models, values and operations drawn from [`Choices`].
+//!
+//! One generator for all who need cases: the `fuzz` command draws from a seed, property tests and fuzz
+//! targets from a list of numbers that they make and shrink. Nothing here knows of a test runner.
+
+mod choices;
+mod model;
+mod values;
+
+pub use choices::Choices;
+pub use model::{Limits, random_spec};
+pub use values::{Alteration, Contents, Pattern, alter, random_alterations, random_values};
