@@ -94,9 +94,13 @@ fn how_to_replay(case: &StateCase) -> String {
     }
 }
 
+/// About 12 transitions each; PROPTEST_CASES asks for more or fewer cases.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(64)
+}
+
 prop_state_machine! {
-    // About 15 transitions each. PROPTEST_CASES raises the number.
-    #![proptest_config(Config { cases: Config::default().cases.min(64), max_shrink_iters: 400, failure_persistence: None, ..Config::default() })]
+    #![proptest_config(Config { cases: cases(), max_shrink_iters: 400, failure_persistence: None, ..Config::default() })]
 
     #[test]
     fn both_engines_agree_after_every_operation(sequential 1..24 => Engines);

@@ -52,13 +52,19 @@ fn run() -> Result<(), Failure> {
     let shim = package.join("shim");
     bindings::generate(&shim.join("bref.h"), &out);
 
-    let manifest = manifest::read(&package.join("../../vendor/bitnet.cpp/manifest.toml"))?;
-    let tree = sources::locate(&manifest, &package)?;
-    let compilers = compile::Compilers::find()?;
-    let mut builds = vec!["canonical"];
+    let mut builds = Vec::new();
+    if std::env::var_os("CARGO_FEATURE_CANONICAL_BUILD").is_some() {
+        builds.push("canonical");
+    }
     if std::env::var_os("CARGO_FEATURE_UPSTREAM_BUILD").is_some() {
         builds.push("upstream");
     }
+    if builds.is_empty() {
+        return Ok(());
+    }
+    let manifest = manifest::read(&package.join("../../vendor/bitnet.cpp/manifest.toml"))?;
+    let tree = sources::locate(&manifest, &package)?;
+    let compilers = compile::Compilers::find()?;
     for name in builds {
         let recipe = compile::Recipe::new(&manifest, name, &tree, &shim, &compilers)?;
         let objects = recipe.compile(&out)?;

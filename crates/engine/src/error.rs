@@ -258,6 +258,23 @@ pub enum Error {
     #[error("bad session setting: {0}")]
     BadSetting(String),
 
+    /// The dims around a node do not fit its op.
+    #[error("shape of {op} at tap {tap}{}: {what}: expected {expected}, found {found}", in_layer(*.layer))]
+    ShapeMismatch {
+        /// The tap.
+        tap: String,
+        /// Its layer.
+        layer: Option<usize>,
+        /// The op in ggml's words.
+        op: &'static str,
+        /// Whose dims: the output's, an input's, a weight's.
+        what: &'static str,
+        /// The dims that would do, by name where the op names them; T tokens, O outputs, C cells.
+        expected: String,
+        /// The dims that are there.
+        found: String,
+    },
+
     /// A graph was edited into one that cannot be evaluated.
     #[error("bad graph: node {node}: {problem}")]
     BadGraph {
@@ -286,6 +303,10 @@ pub enum Error {
         /// The tap at which it stopped.
         tap: String,
     },
+}
+
+fn in_layer(layer: Option<usize>) -> String {
+    layer.map_or_else(String::new, |layer| format!(" of layer {layer}"))
 }
 
 #[cfg(test)]

@@ -32,7 +32,15 @@ impl Session {
             let status = unsafe {
                 let capacity = sequences.len();
                 let into = sequences.as_mut_ptr();
-                self.api().bref_kv_cell(self.handle(), cell, &mut position, &mut shift, into, capacity, &mut count)
+                self.api().bref_kv_cell(
+                    self.handle(),
+                    cell,
+                    &mut position,
+                    &mut shift,
+                    into,
+                    capacity,
+                    &mut count,
+                )
             };
             self.outcome("read a cell", status)?;
             let complete = count <= sequences.len();

@@ -1,5 +1,10 @@
 //! The libraries that the build script made, as bytes in this program, and a place from which they can be loaded.
 
+#![cfg_attr(
+    not(any(feature = "canonical-build", feature = "upstream-build")),
+    allow(dead_code, reason = "there is nothing to place in a build without the reference")
+)]
+
 use std::fs::File;
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -7,6 +12,7 @@ use std::path::PathBuf;
 use crate::{Error, Result};
 
 /// The canonical build.
+#[cfg(feature = "canonical-build")]
 pub(crate) static CANONICAL: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/libbref-canonical.so"));
 
 /// The build with upstream's default flags.

@@ -29,6 +29,12 @@ pub enum Error {
         source: std::io::Error,
     },
 
+    /// The program was built without the feature that compiles the reference and carries it along.
+    #[error(
+        "this program was built without the reference: build it with the feature `reference`, or give a library"
+    )]
+    NotEmbedded,
+
     /// The dynamic loader refused the library: it is no shared object, or not one of the reference's.
     #[error("{}: not a library of the reference: {source}", path.display())]
     Load {

@@ -41,12 +41,12 @@ pub mod taps;
 pub mod tensor;
 
 pub use build_info::BuildInfo;
+pub use cells::Cell;
 pub use error::{Error, Result};
 pub use kernels::Kernels;
 pub use library::Library;
 pub use model::{Model, SpecialTokens};
 pub use ops::{Ops, Rope};
-pub use cells::Cell;
 pub use session::{BatchToken, FurtherSequence, Session, SessionSettings};
 pub use state::SessionState;
 pub use taps::{Node, TapVisitor};

@@ -3,11 +3,15 @@
 use std::ffi::{CStr, CString, c_char};
 use std::mem::ManuallyDrop;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+#[cfg(any(feature = "canonical-build", feature = "upstream-build"))]
+use std::sync::OnceLock;
 
 use crate::bindings::{self, BrefApi};
 use crate::build_info::{CANONICAL_ISA, missing_instructions};
-use crate::embedded::{self, Placed};
+#[cfg(any(feature = "canonical-build", feature = "upstream-build"))]
+use crate::embedded;
+use crate::embedded::Placed;
 use crate::{BuildInfo, Error, Result};
 
 /// The version of `shim/bref.h` that this crate speaks.
@@ -30,10 +34,15 @@ impl Library {
     ///
     /// # Errors
     /// [`Error::UnsupportedCpu`] without AVX2, FMA, F16C or BMI; [`Error::Io`] and [`Error::Load`] if the system has no
-    /// place from which code can be loaded.
+    /// place from which code can be loaded; [`Error::NotEmbedded`] in a build without the feature `canonical-build`.
     pub fn canonical() -> Result<Self> {
-        static LOADED: OnceLock<Library> = OnceLock::new();
-        Self::embedded(&LOADED, "canonical", embedded::CANONICAL)
+        #[cfg(feature = "canonical-build")]
+        {
+            static LOADED: OnceLock<Library> = OnceLock::new();
+            Self::embedded(&LOADED, "canonical", embedded::CANONICAL)
+        }
+        #[cfg(not(feature = "canonical-build"))]
+        Err(Error::NotEmbedded)
     }
 
     /// The embedded build with upstream's default flags. Loaded once per process.
@@ -75,6 +84,7 @@ impl Library {
         &self.0.build
     }
 
+    #[cfg(any(feature = "canonical-build", feature = "upstream-build"))]
     fn embedded(loaded: &OnceLock<Self>, build: &str, bytes: &[u8]) -> Result<Self> {
         if let Some(library) = loaded.get() {
             return Ok(library.clone());

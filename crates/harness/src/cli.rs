@@ -16,7 +16,9 @@ use crate::commands::check::CheckArgs;
 use crate::commands::demo::DemoArgs;
 use crate::commands::fuzz::FuzzArgs;
 use crate::commands::inspect::InspectArgs;
+use crate::commands::invariance::InvarianceArgs;
 use crate::commands::noise::NoiseArgs;
+use crate::commands::replay::ReplayArgs;
 use crate::commands::selftest::SelftestArgs;
 use crate::commands::synth::SynthArgs;
 use crate::commands::tokenize::TokenizeArgs;
@@ -78,6 +80,12 @@ pub enum Command {
     /// Compare the tokens that both engines make of a text
     #[command(after_help = EXIT_CODE_TABLE)]
     Tokenize(Box<TokenizeArgs>),
+    /// Feed the same tokens in many ways: the logits must not change
+    #[command(after_help = EXIT_CODE_TABLE)]
+    Invariance(Box<InvarianceArgs>),
+    /// Run a case that `fuzz` kept again, against what the reference did then
+    #[command(after_help = EXIT_CODE_TABLE)]
+    Replay(ReplayArgs),
     /// The reference's process, started by the check itself
     #[command(name = crate::engines::reference::process::SUBCOMMAND, hide = true)]
     Reference,
@@ -125,6 +133,8 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, Failure> {
         Some(Command::Fuzz(args)) => commands::fuzz::run(args),
         Some(Command::Synth(args)) => commands::synth::run(args),
         Some(Command::Tokenize(args)) => commands::tokenize::run(args),
+        Some(Command::Invariance(args)) => commands::invariance::run(args),
+        Some(Command::Replay(args)) => commands::replay::run(args),
         Some(Command::Reference) => commands::reference_child::run(),
     }
 }

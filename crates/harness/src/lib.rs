@@ -26,4 +26,5 @@ pub mod fuzz;
 pub mod generate;
 pub mod inspect;
 pub mod oracle;
+pub mod invariance;
 pub mod report;

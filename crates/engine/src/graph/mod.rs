@@ -12,6 +12,7 @@ mod bitnet_b158;
 mod builder;
 mod plan;
 mod schedule;
+mod shapes;
 
 use std::sync::Arc;
 
@@ -25,6 +26,7 @@ pub(crate) use bitnet_b158::build as build_bitnet_b158;
 pub(crate) use builder::Builder;
 pub use plan::{Plan, Slot};
 pub use schedule::{Schedule, Step};
+pub use shapes::WeightDims;
 
 /// Index of a node in [`Graph::nodes`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -75,7 +75,9 @@ impl Model {
         // First: a file that was cut shows zeros, and any error that these lead to would mislead.
         file.check_unchanged()?;
         let (hyper, weights, graph) = bound?;
-        Ok(Self { file, hyper, weights, graph, corrections: Vec::new() })
+        let model = Self { file, hyper, weights, graph, corrections: Vec::new() };
+        model.check_shapes()?;
+        Ok(model)
     }
 
     fn bind(file: &File) -> Result<(HyperParameters, Vec<Weight>, Graph)> {
@@ -110,7 +112,8 @@ impl Model {
 
     /// Edits the graph of this model only: how a fault is planted in one engine and not in the other.
     ///
-    /// An edit has to keep the shapes that the ops ask of their inputs; those are not checked again.
+    /// An edit has to keep the shapes that the ops ask of their inputs; they are not checked again unless
+    /// [`check_shapes`](Self::check_shapes) is called.
     ///
     /// # Errors
     /// [`Error::BadGraph`] if a node would read one that does not come before it; the graph then stays
@@ -121,6 +124,17 @@ impl Model {
         graph.check()?;
         self.graph = graph;
         Ok(())
+    }
+
+    /// Checks the shapes of the graph, which an edit may have changed.
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] names tap, layer, op and both shapes.
+    pub fn check_shapes(&self) -> Result<()> {
+        self.graph.check_shapes(&self.hyper, &|id| {
+            // A dim that was read from a file and bound fits a usize.
+            self.weights[id.0].info.dims().iter().map(|&dim| dim as usize).collect()
+        })
     }
 
     /// The name of a weight in the file.

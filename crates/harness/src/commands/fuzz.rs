@@ -1,19 +1,28 @@
 //! `parity-check fuzz --kind KIND`: random cases from a seed, until a number or a time is reached.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use anyhow::{Context, anyhow};
 use clap::{Args, ValueEnum};
 
+use crate::cli::complain;
 use crate::exit::{ExitCode, Failure};
 use crate::fuzz::gguf::{self, Plan};
+use crate::fuzz::{CampaignReport, KernelTarget, Limit, ModelTarget, StateTarget, Target, run_campaign};
 use crate::report::Format;
 use crate::report::json;
 use crate::report::output::{self, ReportFile};
 
-/// What is fuzzed.
+/// What is made at random.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Kind {
+    /// Models of every shape with adversarial weights: every tap of both engines
+    Models,
+    /// Decodes and operations on the KV cache: logits and every cell after each of them
+    State,
+    /// Single kernels on adversarial inputs
+    Kernels,
     /// The loader: files with broken fields, through the engine's loader alone
     Gguf,
 }
@@ -22,7 +31,7 @@ pub enum Kind {
 #[derive(Debug, Clone, Args)]
 pub struct FuzzArgs {
     /// What is fuzzed
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, default_value_t = Kind::State)]
     pub kind: Kind,
 
     /// Time at most: 60s, 10m, 2h, or a number of seconds
@@ -62,6 +71,12 @@ fn duration(text: &str) -> Result<Duration, String> {
     number.checked_mul(factor).map(Duration::from_secs).ok_or_else(|| "the time is too long".to_owned())
 }
 
+/// The reference keeps scratch on the stack (spec §2.4); a campaign has one thread with room for it.
+const STACK: usize = 64 << 20;
+
+/// How often the progress is told.
+const PROGRESS: Duration = Duration::from_secs(10);
+
 /// Fuzzes and writes the report.
 ///
 /// # Errors
@@ -70,20 +85,49 @@ pub fn run(args: &FuzzArgs) -> Result<ExitCode, Failure> {
     for report in &args.reports {
         output::check_writable(&report.path)?;
     }
-    let plan = Plan {
-        seed: args.seed,
-        cases: args.cases.unwrap_or(u64::MAX),
-        budget: args.budget,
-        corpus: args.corpus.clone(),
+    let own = args.clone();
+    let target = |run: fn(&FuzzArgs) -> CampaignReport| {
+        let thread = std::thread::Builder::new().name("fuzz".to_owned()).stack_size(STACK);
+        let report = thread.spawn(move || run(&own)).map_err(Failure::internal)?.join();
+        let report = report.map_err(|_| Failure::internal(anyhow!("the campaign panicked")))?;
+        write(args, &report, CampaignReport::text)?;
+        Ok(report.code())
     };
-    let report = match args.kind {
-        Kind::Gguf => gguf::run(&plan),
-    };
+    match args.kind {
+        Kind::Models => target(|args| campaign(&ModelTarget, args)),
+        Kind::State => target(|args| campaign(&StateTarget::default(), args)),
+        Kind::Kernels => target(|args| campaign(&KernelTarget, args)),
+        Kind::Gguf => {
+            let plan = Plan {
+                seed: args.seed,
+                cases: args.cases.unwrap_or(u64::MAX),
+                budget: args.budget,
+                corpus: args.corpus.clone(),
+            };
+            let report = gguf::run(&plan);
+            write(args, &report, gguf::FuzzReport::text)?;
+            Ok(report.code())
+        }
+    }
+}
+
+fn write<R: serde::Serialize>(args: &FuzzArgs, report: &R, text: fn(&R) -> String) -> Result<(), Failure> {
     output::write_rendered(args.format, &args.reports, |format| match format {
-        Format::Text => Ok(report.text()),
-        Format::Json => json::render_value(&report),
-    })?;
-    Ok(report.code())
+        Format::Text => Ok(text(report)),
+        Format::Json => json::render_value(report),
+    })
+}
+
+fn campaign<T: Target>(target: &T, args: &FuzzArgs) -> CampaignReport {
+    let limit = Limit { budget: args.budget, cases: args.cases, first_only: false };
+    let (start, mut told) = (Instant::now(), Instant::now());
+    let mut progress = |cases: u64, findings: usize| {
+        if told.elapsed() >= PROGRESS {
+            told = Instant::now();
+            complain(&format!("{:.0} s: {cases} cases, {findings} findings", start.elapsed().as_secs_f64()));
+        }
+    };
+    run_campaign(target, args.seed, limit, &args.corpus, &mut progress).report
 }
 
 #[cfg(test)]

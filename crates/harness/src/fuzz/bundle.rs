@@ -7,7 +7,10 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::kernels::{self, KernelCase};
+use super::models::{ModelCase, ModelTaps, run_model, run_recorded_model};
 use super::state::{Recorded, Sabotage, StateCase, run_case, run_recorded};
+use crate::generate::cases::{Alteration, alter};
 use crate::generate::{ModelSpec, write_model};
 
 /// The largest bundle.
@@ -40,6 +43,17 @@ enum Content {
         /// SHA-256 of the model file, hex.
         model: String,
         reference: Recorded,
+    },
+    Models {
+        case: ModelCase,
+        /// SHA-256 of the model file, hex.
+        model: String,
+        reference: ModelTaps,
+    },
+    Kernels {
+        case: KernelCase,
+        /// Bits of the reference's result.
+        reference: Vec<u32>,
     },
 }
 
@@ -79,7 +93,9 @@ pub enum BundleError {
 pub struct Replayed {
     /// What is found now.
     pub found: Option<String>,
-    /// The operations of the case in words, for a reader.
+    /// Who is wrong, where exact arithmetic says so.
+    pub blame: Option<String>,
+    /// The case in words, for a reader.
     pub steps: Vec<String>,
 }
 
@@ -89,12 +105,38 @@ impl Bundle {
     /// # Errors
     /// [`BundleError::Case`].
     pub fn of_state(case: &StateCase, sabotage: Option<Sabotage>) -> Result<Self, BundleError> {
-        let model = TemporaryModel::new(&case.model)?;
+        let model = TemporaryModel::new(&case.model, &[])?;
         let run = run_case(case, &model.path, sabotage).map_err(BundleError::Case)?;
         let content =
             Content::State { case: case.clone(), sabotage, model: model.sha256()?, reference: run.recorded };
-        let found = run.finding.map(|finding| finding.describe(case));
-        Ok(Self { format: FORMAT, tool: env!("CARGO_PKG_VERSION").to_owned(), content, found })
+        Ok(Self::new(content, run.finding.map(|finding| finding.describe(case))))
+    }
+
+    /// Runs a model case on both engines and keeps the reference's taps.
+    ///
+    /// # Errors
+    /// [`BundleError::Case`].
+    pub fn of_model(case: &ModelCase) -> Result<Self, BundleError> {
+        let model = TemporaryModel::new(&case.model, &case.alterations)?;
+        let run = run_model(case, &model.path).map_err(BundleError::Case)?;
+        let content =
+            Content::Models { case: case.clone(), model: model.sha256()?, reference: run.reference };
+        Ok(Self::new(content, run.finding.map(|(_, words)| words)))
+    }
+
+    /// Runs a kernel case on both engines and keeps the reference's result.
+    ///
+    /// # Errors
+    /// [`BundleError::Case`].
+    pub fn of_kernel(case: &KernelCase) -> Result<Self, BundleError> {
+        let (subject, reference) =
+            (case.subject().map_err(BundleError::Case)?, case.reference().map_err(BundleError::Case)?);
+        let found = kernels::judge(case, &subject, &reference).map(|found| found.words);
+        Ok(Self::new(Content::Kernels { case: case.clone(), reference }, found))
+    }
+
+    fn new(content: Content, found: Option<String>) -> Self {
+        Self { format: FORMAT, tool: env!("CARGO_PKG_VERSION").to_owned(), content, found }
     }
 
     /// Reads a bundle.
@@ -136,21 +178,42 @@ impl Bundle {
     pub fn replay(&self) -> Result<Replayed, BundleError> {
         match &self.content {
             Content::State { case, sabotage, model: expected, reference } => {
-                let model = TemporaryModel::new(&case.model)?;
-                let found = model.sha256()?;
-                if found != *expected {
-                    return Err(BundleError::Case(format!(
-                        "the generator makes another model than it did: SHA-256 {found}, expected {expected}"
-                    )));
-                }
+                let model = TemporaryModel::new(&case.model, &[])?;
+                model.check(expected)?;
                 let run = run_recorded(case, &model.path, *sabotage, reference).map_err(BundleError::Case)?;
                 Ok(Replayed {
                     found: run.finding.map(|finding| finding.describe(case)),
+                    blame: None,
                     steps: case.operations.iter().map(ToString::to_string).collect(),
+                })
+            }
+            Content::Models { case, model: expected, reference } => {
+                let model = TemporaryModel::new(&case.model, &case.alterations)?;
+                model.check(expected)?;
+                let run =
+                    run_recorded_model(case, &model.path, reference.clone()).map_err(BundleError::Case)?;
+                Ok(Replayed {
+                    found: run.finding.map(|(_, words)| words),
+                    blame: None,
+                    steps: vec![text_of(case)],
+                })
+            }
+            Content::Kernels { case, reference } => {
+                let subject = case.subject().map_err(BundleError::Case)?;
+                let found = kernels::judge(case, &subject, reference);
+                Ok(Replayed {
+                    blame: found.as_ref().map(|found| found.blame.to_owned()),
+                    found: found.map(|found| found.words),
+                    steps: vec![text_of(case)],
                 })
             }
         }
     }
+}
+
+/// A case as one line of JSON.
+fn text_of(case: &impl Serialize) -> String {
+    serde_json::to_string(case).unwrap_or_else(|error| error.to_string())
 }
 
 /// A model in a folder that is removed with it.
@@ -161,11 +224,24 @@ pub(super) struct TemporaryModel {
 }
 
 impl TemporaryModel {
-    pub(super) fn new(spec: &ModelSpec) -> Result<Self, BundleError> {
+    pub(super) fn new(spec: &ModelSpec, alterations: &[Alteration]) -> Result<Self, BundleError> {
         let folder = tempfile::tempdir().map_err(|error| BundleError::Case(error.to_string()))?;
         let path = folder.path().join("model.gguf");
-        write_model(spec, &path).map_err(|error| BundleError::Case(error.to_string()))?;
+        write_model(spec, &path)
+            .and_then(|_| alter(&path, alterations))
+            .map_err(|error| BundleError::Case(error.to_string()))?;
         Ok(Self { path, _folder: folder })
+    }
+
+    /// Refuses a model that is not the one of the recording.
+    fn check(&self, expected: &str) -> Result<(), BundleError> {
+        let found = self.sha256()?;
+        if found == expected {
+            return Ok(());
+        }
+        Err(BundleError::Case(format!(
+            "the generator makes another model than it did: SHA-256 {found}, expected {expected}"
+        )))
     }
 
     fn sha256(&self) -> Result<String, BundleError> {

@@ -43,6 +43,15 @@ impl ReferenceState {
         Ok(Self { session, layers, kv_width })
     }
 
+    /// Computes with this many threads from now on; a new session has one.
+    ///
+    /// # Errors
+    /// A text: the number is out of range.
+    pub fn set_threads(&mut self, threads: usize) -> Result<(), String> {
+        let threads = u32::try_from(threads).map_err(|error| error.to_string())?;
+        self.session.set_threads(threads).map_err(text)
+    }
+
     fn decode(&mut self, tokens: &[StateToken]) -> ffi_ref::Result<()> {
         let vocabulary = self.session.model().vocabulary();
         let batch: Vec<ffi_ref::BatchToken> = tokens
