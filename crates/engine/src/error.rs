@@ -259,7 +259,7 @@ pub enum Error {
     BadSetting(String),
 
     /// The dims around a node do not fit its op.
-    #[error("shape of {op} at tap {tap}{}: {what}: expected {expected}, found {found}", in_layer(*.layer))]
+    #[error("shape of {op} at tap {tap}{}: {what}: expected {expected}, found {found}", in_layer(.layer))]
     ShapeMismatch {
         /// The tap.
         tap: String,
@@ -305,7 +305,7 @@ pub enum Error {
     },
 }
 
-fn in_layer(layer: Option<usize>) -> String {
+fn in_layer(layer: &Option<usize>) -> String {
     layer.map_or_else(String::new, |layer| format!(" of layer {layer}"))
 }
 

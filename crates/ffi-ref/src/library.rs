@@ -42,7 +42,9 @@ impl Library {
             Self::embedded(&LOADED, "canonical", embedded::CANONICAL)
         }
         #[cfg(not(feature = "canonical-build"))]
-        Err(Error::NotEmbedded)
+        {
+            Err(Error::NotEmbedded)
+        }
     }
 
     /// The embedded build with upstream's default flags. Loaded once per process.

@@ -25,6 +25,6 @@ pub mod faults;
 pub mod fuzz;
 pub mod generate;
 pub mod inspect;
-pub mod oracle;
 pub mod invariance;
+pub mod oracle;
 pub mod report;

@@ -145,11 +145,17 @@ impl Rule<'_> {
     }
 
     fn weight<const N: usize>(&self, id: WeightId, names: [&'static str; N]) -> Result<[Extent; N]> {
-        let dims = (self.weights)(id);
-        match <[usize; N]>::try_from(dims.as_slice()) {
-            Ok(dims) => Ok(dims.map(Fixed)),
-            Err(_) => Err(self.mismatch("weight", format!("[{}]", names.join(", ")), format!("{dims:?}"))),
+        let found = (self.weights)(id);
+        // A file may write dims of 1 behind the last one, or leave them out.
+        if found.iter().skip(N).any(|&dim| dim != 1) {
+            let expected = format!("[{}]", names.join(", "));
+            return Err(self.mismatch("weight", expected, format!("{found:?}")));
         }
+        let mut dims = [1; N];
+        for (dim, found) in dims.iter_mut().zip(found) {
+            *dim = found;
+        }
+        Ok(dims.map(Fixed))
     }
 
     fn input(&self, input: usize, expected: &[Named]) -> Result<()> {

@@ -64,7 +64,7 @@ pub fn run(args: &InvarianceArgs) -> Result<ExitCode, Failure> {
         .spawn(move || {
             let tell = std::io::stderr().is_terminal();
             invariance::run(&model, &hyper, &plan, &mut |done, all| {
-                if tell && done % 16 == 0 {
+                if tell && done.is_multiple_of(16) {
                     complain(&format!("{done} of {all} cells"));
                 }
             })

@@ -132,7 +132,7 @@ impl Shrink for ModelCase {
                 }
             }
         }
-        simpler.extend(simpler_specs(&self.model).into_iter().filter_map(|model| {
+        simpler.extend(simpler_specs(&self.model).into_iter().map(|model| {
             // A change of a layer that is gone goes with it.
             let known = |alteration: &&Alteration| match alteration.tensor.split('.').nth(1) {
                 Some(layer) if alteration.tensor.starts_with("blk.") => {
@@ -141,7 +141,7 @@ impl Shrink for ModelCase {
                 _ => true,
             };
             let alterations: Vec<_> = self.alterations.iter().filter(known).cloned().collect();
-            Some(Self { model, alterations, ..self.clone() })
+            Self { model, alterations, ..self.clone() }
         }));
         if self.threads > 1 {
             simpler.push(Self { threads: 1, ..self.clone() });

@@ -84,10 +84,10 @@ pub fn random_values(choices: &mut Choices, pattern: Pattern, count: usize, widt
             Pattern::SaturatedOneSign => constant,
             Pattern::Denormal => f32::from_bits(choices.bits() & 0x807f_ffff),
             Pattern::Huge => unit(choices) * 1e30,
-            Pattern::ZeroRows if index / width.max(1) % 2 == 0 => 0.0,
+            Pattern::ZeroRows if (index / width.max(1)).is_multiple_of(2) => 0.0,
             Pattern::ZeroRows => unit(choices),
             Pattern::SignedZeros => sign(choices) * 0.0,
-            Pattern::Ties if index % width.max(1) == 0 => 127.0,
+            Pattern::Ties if index.is_multiple_of(width.max(1)) => 127.0,
             Pattern::Ties => (choices.below(507) as f32 - 253.0) * 0.5,
         })
         .collect()
@@ -202,7 +202,7 @@ fn fill(alteration: &Alteration, kind: TensorType, elements: usize, width: usize
         // Bytes take turns with the columns: byte p of a block holds the columns p, p+32, p+64, p+96.
         (Contents::AlternatingTernary, TensorType::I2_S) => {
             let packed = elements / 4;
-            let codes = (0..packed).map(|byte| if byte % 2 == 0 { 0b1010_1010 } else { 0 });
+            let codes = (0..packed).map(|byte| if byte.is_multiple_of(2) { 0b1010_1010 } else { 0 });
             codes.chain(old[packed..].iter().copied()).collect()
         }
         (Contents::Scale(scale), TensorType::I2_S) => {
