@@ -77,6 +77,7 @@ impl Library {
 
     /// The embedded canonical build as the bytes of a shared object: what [`open`](Self::open) takes once they are
     /// in a file.
+    #[cfg(feature = "canonical-build")]
     pub fn canonical_image() -> &'static [u8] {
         embedded::CANONICAL
     }

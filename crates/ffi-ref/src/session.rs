@@ -133,19 +133,26 @@ impl Session {
         let further_tokens: Vec<usize> = further.iter().map(|more| more.token).collect();
         let further_sequences: Vec<i32> = further.iter().map(|more| more.sequence).collect();
         let status = self.with_taps(taps, |session, taps| {
-            // SAFETY: the handle is open; the first four arrays have `batch.len()` entries, the other two
-            // `further.len()`; `taps` is NULL or lives on.
+            let (api, handle, count) = (session.api(), session.handle(), batch.len());
+            let (ids, positions) = (tokens.as_ptr(), positions.as_ptr());
+            let (sequences, outputs) = (sequences.as_ptr(), outputs.as_ptr());
+            if further.is_empty() {
+                // SAFETY: the handle is open; the arrays have `batch.len()` entries; `taps` is NULL or lives on.
+                return unsafe { api.bref_decode(handle, count, ids, positions, sequences, outputs, taps) };
+            }
+            let (more, of_sequences) = (further_tokens.as_ptr(), further_sequences.as_ptr());
+            // SAFETY: as above; the other two arrays have `further.len()` entries.
             unsafe {
-                session.api().bref_decode_shared(
-                    session.handle(),
-                    batch.len(),
-                    tokens.as_ptr(),
-                    positions.as_ptr(),
-                    sequences.as_ptr(),
-                    outputs.as_ptr(),
+                api.bref_decode_shared(
+                    handle,
+                    count,
+                    ids,
+                    positions,
+                    sequences,
+                    outputs,
                     further.len(),
-                    further_tokens.as_ptr(),
-                    further_sequences.as_ptr(),
+                    more,
+                    of_sequences,
                     taps,
                 )
             }

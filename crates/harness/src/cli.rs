@@ -15,6 +15,7 @@ use crate::commands::bisect::BisectArgs;
 use crate::commands::check::CheckArgs;
 use crate::commands::demo::DemoArgs;
 use crate::commands::fuzz::FuzzArgs;
+use crate::commands::fuzz_worker::FuzzWorkerArgs;
 use crate::commands::inspect::InspectArgs;
 use crate::commands::invariance::InvarianceArgs;
 use crate::commands::noise::NoiseArgs;
@@ -89,6 +90,9 @@ pub enum Command {
     /// The reference's process, started by the check itself
     #[command(name = crate::engines::reference::process::SUBCOMMAND, hide = true)]
     Reference,
+    /// The process of `fuzz`'s cases, started by it
+    #[command(name = crate::fuzz::worker::SUBCOMMAND, hide = true)]
+    FuzzWorker(FuzzWorkerArgs),
 }
 
 /// Parses `arguments` (the program's name first), does what they say, and returns the exit code.
@@ -136,6 +140,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, Failure> {
         Some(Command::Invariance(args)) => commands::invariance::run(args),
         Some(Command::Replay(args)) => commands::replay::run(args),
         Some(Command::Reference) => commands::reference_child::run(),
+        Some(Command::FuzzWorker(args)) => commands::fuzz_worker::run(args),
     }
 }
 

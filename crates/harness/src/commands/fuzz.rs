@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow};
 use clap::{Args, ValueEnum};
+use serde::Serialize;
 
 use crate::cli::complain;
 use crate::exit::{ExitCode, Failure};
 use crate::fuzz::gguf::{self, Plan};
-use crate::fuzz::{CampaignReport, KernelTarget, Limit, ModelTarget, StateTarget, Target, run_campaign};
+use crate::fuzz::{
+    CampaignReport, InChild, KernelTarget, Limit, ModelTarget, StateTarget, Target, run_campaign,
+};
 use crate::report::Format;
 use crate::report::json;
 use crate::report::output::{self, ReportFile};
@@ -42,6 +44,10 @@ pub struct FuzzArgs {
     #[arg(long, value_name = "N")]
     pub cases: Option<u64>,
 
+    /// Time at most for one case that both engines run; one that takes longer is a finding
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
+    pub case_limit: Duration,
+
     /// Seed of every case: the same seed and number give the same case on every machine
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
@@ -71,32 +77,21 @@ fn duration(text: &str) -> Result<Duration, String> {
     number.checked_mul(factor).map(Duration::from_secs).ok_or_else(|| "the time is too long".to_owned())
 }
 
-/// The reference keeps scratch on the stack (spec §2.4); a campaign has one thread with room for it.
-const STACK: usize = 64 << 20;
-
 /// How often the progress is told.
 const PROGRESS: Duration = Duration::from_secs(10);
 
 /// Fuzzes and writes the report.
 ///
 /// # Errors
-/// Exit 4: a report cannot be written where it should be.
+/// Exit 4: a report cannot be written where it should be, or this build has no reference to compare with.
 pub fn run(args: &FuzzArgs) -> Result<ExitCode, Failure> {
     for report in &args.reports {
         output::check_writable(&report.path)?;
     }
-    let own = args.clone();
-    let target = |run: fn(&FuzzArgs) -> CampaignReport| {
-        let thread = std::thread::Builder::new().name("fuzz".to_owned()).stack_size(STACK);
-        let report = thread.spawn(move || run(&own)).map_err(Failure::internal)?.join();
-        let report = report.map_err(|_| Failure::internal(anyhow!("the campaign panicked")))?;
-        write(args, &report, CampaignReport::text)?;
-        Ok(report.code())
-    };
     match args.kind {
-        Kind::Models => target(|args| campaign(&ModelTarget, args)),
-        Kind::State => target(|args| campaign(&StateTarget::default(), args)),
-        Kind::Kernels => target(|args| campaign(&KernelTarget, args)),
+        Kind::State => campaign(StateTarget::default(), args),
+        Kind::Models => campaign(ModelTarget, args),
+        Kind::Kernels => campaign(KernelTarget, args),
         Kind::Gguf => {
             let plan = Plan {
                 seed: args.seed,
@@ -111,14 +106,10 @@ pub fn run(args: &FuzzArgs) -> Result<ExitCode, Failure> {
     }
 }
 
-fn write<R: serde::Serialize>(args: &FuzzArgs, report: &R, text: fn(&R) -> String) -> Result<(), Failure> {
-    output::write_rendered(args.format, &args.reports, |format| match format {
-        Format::Text => Ok(text(report)),
-        Format::Json => json::render_value(report),
-    })
-}
-
-fn campaign<T: Target>(target: &T, args: &FuzzArgs) -> CampaignReport {
+fn campaign<T: Target>(target: T, args: &FuzzArgs) -> Result<ExitCode, Failure> {
+    ffi_ref::Library::canonical().map_err(Failure::usage)?;
+    let executable = std::env::current_exe().map_err(Failure::internal)?;
+    let target = InChild::new(target, executable, args.case_limit);
     let limit = Limit { budget: args.budget, cases: args.cases, first_only: false };
     let (start, mut told) = (Instant::now(), Instant::now());
     let mut progress = |cases: u64, findings: usize| {
@@ -127,7 +118,16 @@ fn campaign<T: Target>(target: &T, args: &FuzzArgs) -> CampaignReport {
             complain(&format!("{:.0} s: {cases} cases, {findings} findings", start.elapsed().as_secs_f64()));
         }
     };
-    run_campaign(target, args.seed, limit, &args.corpus, &mut progress).report
+    let report = run_campaign(&target, args.seed, limit, &args.corpus, &mut progress).report;
+    write(args, &report, CampaignReport::text)?;
+    Ok(report.code())
+}
+
+fn write<R: Serialize>(args: &FuzzArgs, report: &R, text: fn(&R) -> String) -> Result<(), Failure> {
+    output::write_rendered(args.format, &args.reports, |format| match format {
+        Format::Text => Ok(text(report)),
+        Format::Json => json::render_value(report),
+    })
 }
 
 #[cfg(test)]

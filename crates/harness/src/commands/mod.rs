@@ -7,6 +7,7 @@ pub mod check;
 mod corrected;
 pub mod demo;
 pub mod fuzz;
+pub mod fuzz_worker;
 pub mod inspect;
 pub mod invariance;
 mod model_hash;

@@ -5,11 +5,11 @@
 //! death of the harness.
 
 pub mod child;
-mod diagnosis;
+pub(crate) mod diagnosis;
 pub mod failure;
 pub mod frame;
-mod guard;
-mod lifeline;
+pub(crate) mod guard;
+pub(crate) mod lifeline;
 pub mod process;
 pub mod protocol;
 mod timing;

@@ -2,14 +2,15 @@
 //! kept as a replay bundle.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-
+use super::report::{CampaignFinding, CampaignReport};
 use super::shrink::shrink;
-use super::target::{Coverage, Found, Target, keep};
+use super::target::{Coverage, Found, Target};
 use crate::generate::cases::Choices;
+use crate::report::manifest::quoted;
 
 /// When a campaign ends.
 #[derive(Debug, Clone, Copy)]
@@ -22,52 +23,11 @@ pub struct Limit {
     pub first_only: bool,
 }
 
+/// Where nobody could be blamed yet.
+const UNDECIDED: &str = "undecided";
+
 /// Longest time that one finding is made smaller.
 const SHRINKING: Duration = Duration::from_secs(30);
-
-/// What a campaign did.
-#[derive(Debug, Clone, Serialize)]
-pub struct CampaignReport {
-    /// The kind of cases.
-    pub kind: String,
-    /// The seed.
-    pub seed: u64,
-    /// Cases run, rejected ones included.
-    pub cases: u64,
-    /// Cases that said nothing.
-    pub rejected: u64,
-    /// Why, and how many.
-    pub rejections: BTreeMap<String, u64>,
-    /// Seconds that it took.
-    pub seconds: f64,
-    /// Cases per second.
-    pub cases_per_second: f64,
-    /// What was hit, and how often.
-    pub coverage: Coverage,
-    /// What was found, one of each kind.
-    pub findings: Vec<CampaignFinding>,
-}
-
-/// One thing that was found.
-#[derive(Debug, Clone, Serialize)]
-pub struct CampaignFinding {
-    /// Who is wrong.
-    pub blame: String,
-    /// In words, for the smallest case.
-    pub summary: String,
-    /// The number of the case that showed it first.
-    pub case: u64,
-    /// How many cases showed it.
-    pub seen: u64,
-    /// Seconds from the start until it was seen first.
-    pub seconds: f64,
-    /// Smaller cases that were tried.
-    pub shrinking_steps: usize,
-    /// The replay bundle of the smallest case; `None` where it could not be written.
-    pub bundle: Option<PathBuf>,
-    /// The command that shows it.
-    pub reproduce: String,
-}
 
 /// What of a campaign outlives it: the report, and the smallest case of every finding.
 #[derive(Debug)]
@@ -78,7 +38,8 @@ pub struct Campaign<C> {
     pub smallest: Vec<C>,
 }
 
-/// Runs a campaign. Bundles are written into `corpus`; `progress` hears of every case.
+/// Runs a campaign. Bundles are written into `corpus`, which is made when there is one; `progress` hears of
+/// every case.
 pub fn run_campaign<T: Target>(
     target: &T,
     seed: u64,
@@ -88,67 +49,84 @@ pub fn run_campaign<T: Target>(
 ) -> Campaign<T::Case> {
     let start = Instant::now();
     let end = start + limit.budget;
-    let mut coverage = Coverage::new();
-    let mut rejections: BTreeMap<String, u64> = BTreeMap::new();
+    let mut report = CampaignReport::new(target.name(), seed);
     let (mut findings, mut smallest) = (BTreeMap::<String, CampaignFinding>::new(), BTreeMap::new());
-    let mut cases = 0;
-    while Instant::now() < end && limit.cases.is_none_or(|most| cases < most) {
-        let number = cases;
-        cases += 1;
+    while Instant::now() < end && limit.cases.is_none_or(|most| report.cases < most) {
+        let number = report.cases;
+        report.cases += 1;
         let case = target.random(&mut Choices::of_case(seed, number));
-        match target.run(&case, &mut coverage) {
-            Err(why) => *rejections.entry(why).or_default() += 1,
+        match target.run(&case, &mut report.coverage) {
+            Err(why) => *report.rejections.entry(why).or_default() += 1,
             Ok(None) => {}
-            Ok(Some(found)) => match findings.get_mut(&found.signature) {
-                Some(known) => known.seen += 1,
-                None => {
+            Ok(Some(found)) => {
+                report.crashes += u64::from(found.crash);
+                if let Some(known) = findings.get_mut(&found.signature) {
+                    known.seen += 1;
+                } else {
                     let seconds = start.elapsed().as_secs_f64();
                     let deadline = end.min(Instant::now() + SHRINKING);
-                    let (small, summary, steps) = smaller(target, case, &found, deadline);
-                    let name = format!("{}-{seed}-{number}.json", target.name());
-                    let path = corpus.join(name);
-                    let bundle = keep(target, &small, &path).map(|()| path);
-                    findings.insert(
-                        found.signature.clone(),
-                        CampaignFinding {
-                            blame: found.blame.to_owned(),
-                            summary,
-                            case: number,
-                            seen: 1,
-                            seconds,
-                            shrinking_steps: steps,
-                            reproduce: match &bundle {
-                                Ok(path) => format!("parity-check replay {}", path.display()),
-                                Err(error) => format!(
-                                    "parity-check fuzz --kind {} --seed {seed} --cases {cases} (no bundle: {error})",
-                                    target.name()
-                                ),
-                            },
-                            bundle: bundle.ok(),
-                        },
-                    );
+                    let (small, mut summary, steps) = smaller(target, case, &found, deadline);
+                    let mut blame = found.blame.clone();
+                    if blame == UNDECIDED
+                        && let Ok(judgement) = target.judge(&small, None)
+                    {
+                        summary += &format!("; {}", judgement.words);
+                        blame = judgement.blame;
+                    }
+                    let kept = keep(target, &small, corpus, &format!("{}-{seed}-{number}", target.name()));
+                    let (bundle, reproduce) = match kept {
+                        Ok((path, again)) => {
+                            if again.is_none() {
+                                summary += " (not seen again when the case was run once more)";
+                            }
+                            (Some(path.clone()), format!("parity-check replay {}", quoted(&path)))
+                        }
+                        Err(error) => {
+                            let kind = target.name();
+                            let cases = number + 1;
+                            let command =
+                                format!("parity-check fuzz --kind {kind} --seed {seed} --cases {cases}");
+                            (None, format!("{command} (no bundle: {error})"))
+                        }
+                    };
+                    let finding = CampaignFinding {
+                        blame,
+                        summary,
+                        case: number,
+                        seen: 1,
+                        seconds,
+                        shrinking_steps: steps,
+                        bundle,
+                        reproduce,
+                    };
+                    findings.insert(found.signature.clone(), finding);
                     smallest.insert(found.signature, small);
                     if limit.first_only {
                         break;
                     }
                 }
-            },
+            }
         }
-        progress(cases, findings.len());
+        progress(report.cases, findings.len());
     }
-    let seconds = start.elapsed().as_secs_f64();
-    let report = CampaignReport {
-        kind: target.name().to_owned(),
-        seed,
-        cases,
-        rejected: rejections.values().sum(),
-        rejections,
-        seconds,
-        cases_per_second: cases as f64 / seconds.max(1e-9),
-        coverage,
-        findings: findings.into_values().collect(),
-    };
+    report.not_covered =
+        target.expected().into_iter().filter(|class| !report.coverage.contains_key(class)).collect();
+    report.findings = findings.into_values().collect();
+    report.settle(start.elapsed().as_secs_f64());
     Campaign { report, smallest: smallest.into_values().collect() }
+}
+
+/// Writes the bundle of a case into the corpus; its path, and what is found in the case.
+fn keep<T: Target>(
+    target: &T,
+    case: &T::Case,
+    corpus: &Path,
+    name: &str,
+) -> Result<(PathBuf, Option<String>), String> {
+    fs::create_dir_all(corpus).map_err(|error| format!("{}: {error}", corpus.display()))?;
+    let path = corpus.join(format!("{name}.json"));
+    let found = target.keep(case, &path)?;
+    Ok((path, found))
 }
 
 /// The smallest case with the same finding, what is found in it, and how many were tried.

@@ -1,6 +1,6 @@
 //! Models that are simpler than a given one.
 
-use crate::generate::{Architecture, HeadType, ModelSpec, Vocabulary};
+use crate::generate::{Architecture, HeadType, ModelSpec, VocabularyKind};
 
 /// Specs with one thing simpler each, the largest steps first; only valid ones.
 pub(super) fn simpler_specs(spec: &ModelSpec) -> Vec<ModelSpec> {
@@ -27,7 +27,9 @@ pub(super) fn simpler_specs(spec: &ModelSpec) -> Vec<ModelSpec> {
             offer(ModelSpec { ffn, ..spec.clone() });
         }
     }
-    offer(ModelSpec { vocabulary: Vocabulary::min_len(), ..spec.clone() });
+    let tokenizer = VocabularyKind::Bpe;
+    offer(ModelSpec { tokenizer, ..spec.clone() });
+    offer(ModelSpec { vocabulary: spec.tokenizer.min_len(), ..spec.clone() });
     offer(ModelSpec { architecture: Architecture::BitnetB158, ..spec.clone() });
     offer(ModelSpec { rope_freqs: false, ..spec.clone() });
     offer(ModelSpec { rope_scale: None, ..spec.clone() });

@@ -3,22 +3,37 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
-use super::bundle::{Bundle, BundleError, TemporaryModel};
+use super::bundle::{Bundle, BundleError};
+use super::classes;
 use super::kernels::{self, KernelCase};
-use super::models::{ModelCase, run_model};
+use super::models::{ModelCase, run_model, subject_taps};
 use super::shrink::Shrink;
-use super::state::{Difference, Outcome, Sabotage, StateCase, random_case, run_case};
-use crate::generate::cases::Choices;
+use super::state::{Difference, Operation, Outcome, Sabotage, StateCase, random_case, run_case, run_subject};
+use super::temporary_model::TemporaryModel;
+use crate::generate::cases::{Choices, Limits};
 
 /// Something found in a case.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Found {
     /// What makes two findings the same: a smaller case has to show it too.
     pub signature: String,
     /// `subject`, `reference`, `both` or `undecided`.
-    pub blame: &'static str,
+    pub blame: String,
+    /// In words.
+    pub words: String,
+    /// Whether the case ended the process that it ran in.
+    #[serde(default)]
+    pub crash: bool,
+}
+
+/// What a closer look at a finding says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judgement {
+    /// `subject`, `reference`, `both` or `undecided`.
+    pub blame: String,
     /// In words.
     pub words: String,
 }
@@ -29,7 +44,7 @@ pub type Coverage = BTreeMap<String, u64>;
 /// A kind of cases.
 pub trait Target {
     /// The cases.
-    type Case: Shrink + Clone + Serialize;
+    type Case: Shrink + Clone + Serialize + DeserializeOwned;
 
     /// The kind's name.
     fn name(&self) -> &'static str;
@@ -37,17 +52,36 @@ pub trait Target {
     /// A random case.
     fn random(&self, choices: &mut Choices) -> Self::Case;
 
-    /// Runs a case and counts what it hit.
+    /// What a campaign of these cases has to hit to have tried everything: keys of its [`Coverage`].
+    fn expected(&self) -> Vec<String>;
+
+    /// Runs a case on both engines and counts what it hit.
     ///
     /// # Errors
     /// Why the case says nothing.
     fn run(&self, case: &Self::Case, coverage: &mut Coverage) -> Result<Option<Found>, String>;
 
-    /// The bundle of a case.
+    /// A closer look at a case that showed something undecided, for which `executable`, this program, may be
+    /// started as the reference's process.
     ///
     /// # Errors
-    /// The case cannot be run.
-    fn bundle(&self, case: &Self::Case) -> Result<Bundle, BundleError>;
+    /// Why there is none.
+    fn judge(&self, case: &Self::Case, executable: Option<&Path>) -> Result<Judgement, String> {
+        let _ = (case, executable);
+        Err("cases of this kind have no third party to ask".to_owned())
+    }
+
+    /// Runs a case on the subject alone, to see whether it is the subject that does not survive it.
+    ///
+    /// # Errors
+    /// The subject fails.
+    fn run_subject(&self, case: &Self::Case) -> Result<(), String>;
+
+    /// Runs a case once more, writes its replay bundle, and returns what is found in it.
+    ///
+    /// # Errors
+    /// The case cannot be run, or the file not be written.
+    fn keep(&self, case: &Self::Case, path: &Path) -> Result<Option<String>, String>;
 }
 
 fn count(coverage: &mut Coverage, what: impl Into<String>) {
@@ -72,6 +106,15 @@ impl Target for StateTarget {
         random_case(choices)
     }
 
+    fn expected(&self) -> Vec<String> {
+        let mut expected: Vec<String> = Operation::NAMES.iter().map(ToString::to_string).collect();
+        expected.extend(["decode, context full", "transfer, context full"].map(str::to_owned));
+        expected.extend(StateCase::every_class());
+        expected.extend(classes::of_kernels());
+        expected.extend(classes::expected(&Limits::STATE));
+        expected
+    }
+
     fn run(&self, case: &StateCase, coverage: &mut Coverage) -> Result<Option<Found>, String> {
         let model = TemporaryModel::new(&case.model, &[]).map_err(|error| error.to_string())?;
         let run = run_case(case, &model.path, self.sabotage)?;
@@ -83,21 +126,28 @@ impl Target for StateTarget {
             };
             count(coverage, format!("{name}{suffix}"));
         }
-        let heads = if case.model.kv_heads < case.model.heads { "grouped-query" } else { "multi-head" };
-        count(coverage, format!("attention {heads}"));
+        for class in case.classes() {
+            count(coverage, class);
+        }
         Ok(run.finding.map(|finding| Found {
             signature: finding.difference.kind().to_owned(),
             blame: match finding.difference {
-                Difference::Failed { ref engine, .. } if engine == "reference" => "reference",
-                Difference::Failed { .. } => "subject",
-                _ => "undecided",
+                Difference::Failed { ref engine, .. } if engine == "reference" => "reference".to_owned(),
+                Difference::Failed { .. } => "subject".to_owned(),
+                _ => "undecided".to_owned(),
             },
             words: finding.describe(case),
+            crash: false,
         }))
     }
 
-    fn bundle(&self, case: &StateCase) -> Result<Bundle, BundleError> {
-        Bundle::of_state(case, self.sabotage)
+    fn run_subject(&self, case: &StateCase) -> Result<(), String> {
+        let model = TemporaryModel::new(&case.model, &[]).map_err(|error| error.to_string())?;
+        run_subject(case, &model.path, self.sabotage)
+    }
+
+    fn keep(&self, case: &StateCase, path: &Path) -> Result<Option<String>, String> {
+        write(Bundle::of_state(case, self.sabotage), path)
     }
 }
 
@@ -114,6 +164,13 @@ impl Target for ModelTarget {
 
     fn random(&self, choices: &mut Choices) -> ModelCase {
         ModelCase::random(choices)
+    }
+
+    fn expected(&self) -> Vec<String> {
+        let mut expected = classes::of_all_contents();
+        expected.extend(classes::of_kernels());
+        expected.extend(classes::expected(&Limits::MODELS));
+        expected
     }
 
     fn run(&self, case: &ModelCase, coverage: &mut Coverage) -> Result<Option<Found>, String> {
@@ -133,11 +190,26 @@ impl Target for ModelTarget {
         if run.finding.is_none() && run.compared == 0 {
             return Err("nothing but NaN".to_owned());
         }
-        Ok(run.finding.map(|(signature, words)| Found { signature, blame: "undecided", words }))
+        Ok(run.finding.map(|(signature, words)| Found {
+            signature,
+            blame: "undecided".to_owned(),
+            words,
+            crash: false,
+        }))
     }
 
-    fn bundle(&self, case: &ModelCase) -> Result<Bundle, BundleError> {
-        Bundle::of_model(case)
+    fn judge(&self, case: &ModelCase, executable: Option<&Path>) -> Result<Judgement, String> {
+        let executable = executable.ok_or("the oracle needs the reference's process")?;
+        case.judge(executable)
+    }
+
+    fn run_subject(&self, case: &ModelCase) -> Result<(), String> {
+        let model = TemporaryModel::new(&case.model, &case.alterations).map_err(|error| error.to_string())?;
+        subject_taps(case, &model.path).map(|_| ())
+    }
+
+    fn keep(&self, case: &ModelCase, path: &Path) -> Result<Option<String>, String> {
+        write(Bundle::of_model(case), path)
     }
 }
 
@@ -156,35 +228,34 @@ impl Target for KernelTarget {
         KernelCase::random(choices)
     }
 
+    fn expected(&self) -> Vec<String> {
+        KernelCase::every_class()
+    }
+
     fn run(&self, case: &KernelCase, coverage: &mut Coverage) -> Result<Option<Found>, String> {
         let (subject, reference) = (case.subject()?, case.reference()?);
         for class in case.classes() {
             count(coverage, class);
         }
         Ok(kernels::judge(case, &subject, &reference).map(|found| Found {
-            signature: format!("{} {}", found.blame, kind(case)),
-            blame: found.blame,
+            signature: format!("{} {}", found.blame, case.name()),
+            blame: found.blame.to_owned(),
             words: found.words,
+            crash: false,
         }))
     }
 
-    fn bundle(&self, case: &KernelCase) -> Result<Bundle, BundleError> {
-        Bundle::of_kernel(case)
+    fn run_subject(&self, case: &KernelCase) -> Result<(), String> {
+        case.subject().map(|_| ())
+    }
+
+    fn keep(&self, case: &KernelCase, path: &Path) -> Result<Option<String>, String> {
+        write(Bundle::of_kernel(case), path)
     }
 }
 
-/// The kernel in one word.
-fn kind(case: &KernelCase) -> &'static str {
-    match case {
-        KernelCase::Ternary { .. } => "ternary",
-        KernelCase::Quantize { .. } => "quantize",
-        KernelCase::Dot { half: true, .. } => "dot f16",
-        KernelCase::Dot { half: false, .. } => "dot f32",
-        KernelCase::Round { .. } => "round",
-    }
-}
-
-/// Writes the bundle of a case into a folder, and returns its path.
-pub(super) fn keep<T: Target>(target: &T, case: &T::Case, path: &Path) -> Result<(), BundleError> {
-    target.bundle(case).and_then(|bundle| bundle.write(path))
+fn write(bundle: Result<Bundle, BundleError>, path: &Path) -> Result<Option<String>, String> {
+    let bundle = bundle.map_err(|error| error.to_string())?;
+    bundle.write(path).map_err(|error| error.to_string())?;
+    Ok(bundle.found)
 }

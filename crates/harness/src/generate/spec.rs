@@ -54,6 +54,7 @@ pub struct ModelSpec {
     /// always `token_embd.weight` (spec §3.1).
     pub output_weight: bool,
     /// Kind of the vocabulary (`tokenizer.ggml.model`).
+    #[serde(with = "super::as_text")]
     pub tokenizer: VocabularyKind,
     /// `tokenizer.ggml.pre`. `None`, as in the official file, means "default".
     pub pre_tokenizer: Option<String>,

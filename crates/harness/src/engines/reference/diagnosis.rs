@@ -8,7 +8,7 @@ const OUT_OF_MEMORY: [&str; 4] =
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+pub(crate) enum End {
     /// By a signal.
     Signal(i32),
     /// With an exit code.
@@ -33,6 +33,24 @@ pub(super) fn cause(end: End, stderr: &str, within_frame: bool) -> Cause {
         End::Signal(signal) => Cause::Crashed { signal: signal_name(signal) },
         End::Code(code) if within_frame => Cause::FrameCutShort { code },
         End::Code(code) => Cause::ExitedEarly { code },
+    }
+}
+
+/// What a process that runs cases of both engines ended with: words that follow "the subject" or "the
+/// reference".
+pub(crate) fn words(end: End, stderr: &str) -> String {
+    let panic = stderr.lines().position(|line| line.starts_with("thread '") && line.contains("panicked at"));
+    match (cause(end, stderr, false), panic) {
+        (_, Some(first)) => {
+            let message: Vec<&str> = stderr.lines().skip(first).take(2).collect();
+            format!("panicked: {}", message.join(" "))
+        }
+        (Cause::Asserted { message }, _) => format!("stopped at the assertion `{message}`"),
+        (Cause::AllocationFailed { message }, _) => format!("ran out of memory (`{message}`)"),
+        (Cause::Crashed { signal }, _) => format!("crashed with {signal}"),
+        (Cause::Killed, _) => "was killed with SIGKILL".to_owned(),
+        (Cause::ExitedEarly { code }, _) => format!("ended the process with exit code {code}"),
+        (other, _) => other.to_string(),
     }
 }
 
@@ -118,6 +136,22 @@ mod tests {
         assert_eq!(text(End::Signal(11), words, true), "the reference crashed with SIGSEGV");
         assert!(text(End::Signal(9), words, false).contains("SIGKILL"));
         assert_eq!(text(End::Signal(64), words, false), "the reference crashed with signal 64");
+    }
+
+    #[test]
+    fn a_panic_is_told_by_its_place_and_message() {
+        let stderr = "log\nthread 'cases' (17) panicked at a.rs:3:9:\nindex out of bounds\nnote: run with\n";
+        assert_eq!(
+            words(End::Code(5), stderr),
+            "panicked: thread 'cases' (17) panicked at a.rs:3:9: index out of bounds"
+        );
+        assert_eq!(words(End::Code(5), ""), "ended the process with exit code 5");
+        let assertion = "ggml.c:12: GGML_ASSERT(p) failed\n";
+        assert_eq!(
+            words(End::Signal(6), assertion),
+            "stopped at the assertion `ggml.c:12: GGML_ASSERT(p) failed`"
+        );
+        assert_eq!(words(End::Signal(11), ""), "crashed with SIGSEGV");
     }
 
     #[test]

@@ -23,7 +23,7 @@ const RESERVED: u64 = 8 << 30;
 
 /// A running child that leads a process group of its own. Killed with its group and reaped on drop.
 #[derive(Debug)]
-pub(super) struct Guard {
+pub(crate) struct Guard {
     child: Child,
     pid: Pid,
     state: Arc<State>,
@@ -51,7 +51,7 @@ impl Guard {
     ///
     /// # Errors
     /// No thread can be started; the child is killed.
-    pub(super) fn new(child: Child, cap: u64) -> io::Result<Self> {
+    pub(crate) fn new(child: Child, cap: u64) -> io::Result<Self> {
         let pid = Pid::from_child(&child);
         let (stop, stopped) = channel();
         let state = Arc::new(State { reaped: Mutex::new(false), held: AtomicU64::new(0) });
@@ -71,13 +71,13 @@ impl Guard {
     }
 
     /// What the child held when it was killed for it, and what it may hold, in bytes.
-    pub(super) fn over_cap(&self) -> Option<(u64, u64)> {
+    pub(crate) fn over_cap(&self) -> Option<(u64, u64)> {
         let held = self.state.held.load(Ordering::Acquire);
         (held > 0).then_some((held, self.cap))
     }
 
     /// Waits for the child to end by itself; false if it did not within `limit`. It is not reaped.
-    pub(super) fn ends_within(&self, limit: Duration) -> bool {
+    pub(crate) fn ends_within(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         loop {
@@ -93,7 +93,7 @@ impl Guard {
     }
 
     /// Ends the child with everything in its group, and reaps it. The status is that of an end before.
-    pub(super) fn end(&mut self) -> Option<ExitStatus> {
+    pub(crate) fn end(&mut self) -> Option<ExitStatus> {
         let mut reaped = self.state.reaped();
         if !*reaped {
             // While the leader is not reaped, no other group can have this number. An error means that
@@ -143,7 +143,7 @@ fn held(status: &str) -> u64 {
 
 /// The cap where none is given: three quarters of the memory that the machine, or the control group that
 /// this process is in, has to give now. At least a gibibyte, with which every model of the tests runs.
-pub(super) fn default_cap() -> u64 {
+pub(crate) fn default_cap() -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let available = text.lines().find_map(|line| {
         let kibibytes = line.strip_prefix("MemAvailable:")?.trim().strip_suffix("kB")?.trim();

@@ -19,7 +19,7 @@ use rustix::process::{Signal, getpgrp, getpid, kill_current_process_group, kill_
 ///
 /// # Errors
 /// No descriptor or no thread is left.
-pub(super) fn hold() -> io::Result<()> {
+pub(crate) fn hold() -> io::Result<()> {
     // A descriptor of its own: a library that closes number 0 does not cut the line.
     let stdin = rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?;
     std::thread::Builder::new().name("lifeline".to_owned()).spawn(move || {

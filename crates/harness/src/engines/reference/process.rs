@@ -282,7 +282,8 @@ fn write_requests(mut stdin: ChildStdin, queue: &Receiver<Vec<u8>>) {
     }
 }
 
-fn keep_tail(mut pipe: impl Read, kept: &Mutex<VecDeque<u8>>) {
+/// Keeps the end of what comes out of a pipe, until it ends.
+pub(crate) fn keep_tail(mut pipe: impl Read, kept: &Mutex<VecDeque<u8>>) {
     let mut chunk = [0; 4096];
     loop {
         let count = match pipe.read(&mut chunk) {

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::operation::Operation;
+use crate::fuzz::classes;
 use crate::fuzz::shrink::Shrink;
 use crate::fuzz::simpler::simpler_specs;
 use crate::generate::ModelSpec;
@@ -31,6 +32,50 @@ pub struct StateSettings {
     pub threads: usize,
     /// Kernel of the subject; `None` for the fastest.
     pub kernel: Option<String>,
+}
+
+impl StateCase {
+    /// Names of the classes that this case belongs to, for statistics.
+    pub fn classes(&self) -> Vec<String> {
+        let StateSettings { context, micro_batch, threads, kernel } = &self.settings;
+        let mut classes = classes::of_model(&self.model);
+        classes.push(classes::of_kernel(kernel.as_deref()));
+        classes.push(format!("context {context:>2}"));
+        classes.push(format!("micro-batch {micro_batch:>2}"));
+        classes.push(format!("threads {threads}"));
+        classes.extend(self.operations.iter().flat_map(classes_of_operation));
+        classes
+    }
+
+    /// Every class that [`classes`](Self::classes) has of settings and operations.
+    pub fn every_class() -> Vec<String> {
+        let settings = [32, 64, 96].map(|context| format!("context {context}"));
+        let micro_batches = [1, 7, 8, 16, 32].map(|size| format!("micro-batch {size:>2}"));
+        let threads = [1, 2, 3].map(|threads| format!("threads {threads}"));
+        let operations = [SHARED, MIXED, ALL_SEQUENCES].map(str::to_owned);
+        [&settings[..], &micro_batches, &threads, &operations].concat()
+    }
+}
+
+const SHARED: &str = "decode, a token of several sequences";
+const MIXED: &str = "decode, sequences mixed";
+const ALL_SEQUENCES: &str = "remove, all sequences";
+
+fn classes_of_operation(operation: &Operation) -> Vec<String> {
+    let mut classes = Vec::new();
+    match operation {
+        Operation::Decode(tokens) => {
+            if tokens.iter().any(|token| !token.further.is_empty()) {
+                classes.push(SHARED.to_owned());
+            }
+            if tokens.windows(2).any(|pair| pair[0].sequence != pair[1].sequence) {
+                classes.push(MIXED.to_owned());
+            }
+        }
+        Operation::Remove { sequence: None, .. } => classes.push(ALL_SEQUENCES.to_owned()),
+        _ => {}
+    }
+    classes
 }
 
 impl Shrink for StateCase {

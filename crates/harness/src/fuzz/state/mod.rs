@@ -24,7 +24,7 @@ pub use compare::{Difference, Finding};
 pub use generate::{Shadow, random_case, random_operation};
 pub use operation::{Operation, StateToken};
 pub use reference::{ReferenceState, kept_from_reference};
-pub use run::{Pair, PairStep, Recorded, StateRun, run_case, run_recorded};
+pub use run::{Pair, PairStep, Recorded, StateRun, run_case, run_recorded, run_subject};
 pub use sabotage::Sabotage;
 pub use snapshot::{CellRecord, LayerDigest, Outcome, Snapshot, StateEngine, Step};
 pub use subject::SubjectState;

@@ -99,6 +99,15 @@ pub fn run_case(case: &StateCase, model: &Path, sabotage: Option<Sabotage>) -> R
     run(case, model, sabotage, reference)
 }
 
+/// Runs a case on the subject alone.
+///
+/// # Errors
+/// A text: the subject does not take the model or the settings, or fails.
+pub fn run_subject(case: &StateCase, model: &Path, sabotage: Option<Sabotage>) -> Result<(), String> {
+    let mut subject = Sabotaged::new(SubjectState::open(model, &case.settings, sabotage)?, sabotage);
+    case.operations.iter().try_for_each(|operation| subject.step(operation).map(|_| ()))
+}
+
 /// Runs a case on the subject, and compares it with what the reference did when it was recorded. An
 /// operation that was not recorded ends the comparison as a failure of the reference.
 ///

@@ -9,4 +9,5 @@ mod values;
 
 pub use choices::Choices;
 pub use model::{Limits, random_spec};
-pub use values::{Alteration, Contents, Pattern, alter, random_alterations, random_values};
+pub(crate) use model::{head_layouts, rare_layouts};
+pub use values::{Alteration, Contents, MATRIX_CONTENTS, Pattern, alter, random_alterations, random_values};

@@ -124,6 +124,19 @@ pub fn random_alterations(choices: &mut Choices, layers: u32) -> Vec<Alteration>
     (0..count).map(|_| random_alteration(choices, layers)).collect()
 }
 
+/// What a ternary matrix is filled with.
+pub const MATRIX_CONTENTS: [Contents; 9] = [
+    Contents::Ternary(0),
+    Contents::Ternary(1),
+    Contents::Ternary(-1),
+    Contents::AlternatingTernary,
+    Contents::Scale(1.0),
+    Contents::Scale(1e-30),
+    Contents::Scale(1e-10),
+    Contents::Scale(1e4),
+    Contents::Scale(1e10),
+];
+
 fn random_alteration(choices: &mut Choices, layers: u32) -> Alteration {
     const NORMS: [&str; 4] = ["attn_norm", "attn_sub_norm", "ffn_norm", "ffn_sub_norm"];
     const MATRICES: [&str; 7] =
@@ -131,9 +144,7 @@ fn random_alteration(choices: &mut Choices, layers: u32) -> Alteration {
     let layer = choices.below(layers as usize);
     let (part, contents) = match choices.below(4) {
         0 => (choices.pick(&NORMS), Contents::Values(choices.pick(&Pattern::ALL))),
-        1 => (choices.pick(&MATRICES), Contents::Ternary(choices.pick(&[0, 1, -1]))),
-        2 => (choices.pick(&MATRICES), Contents::AlternatingTernary),
-        _ => (choices.pick(&MATRICES), Contents::Scale(choices.pick(&[1.0f32, 1e-30, 1e-10, 1e4, 1e10]))),
+        _ => (choices.pick(&MATRICES), choices.pick(&MATRIX_CONTENTS)),
     };
     let tensor = match choices.below(6) {
         5 => {

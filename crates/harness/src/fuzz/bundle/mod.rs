@@ -1,17 +1,19 @@
 //! Replay bundles: one small file that holds a case and what the reference did with it, so that the
 //! verdict can be had again, also on a machine without the reference.
 
+mod replay;
+
 use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::kernels::{self, KernelCase};
-use super::models::{ModelCase, ModelTaps, run_model, run_recorded_model};
-use super::state::{Recorded, Sabotage, StateCase, run_case, run_recorded};
-use crate::generate::cases::{Alteration, alter};
-use crate::generate::{ModelSpec, write_model};
+use super::models::{ModelCase, ModelTaps, run_model};
+use super::state::{Recorded, Sabotage, StateCase, run_case};
+use super::temporary_model::TemporaryModel;
+
+pub use replay::Replayed;
 
 /// The largest bundle.
 pub const MAX_BYTES: usize = 5 << 20;
@@ -55,6 +57,21 @@ enum Content {
         /// Bits of the reference's result.
         reference: Vec<u32>,
     },
+    /// A case that an engine did not survive, so that there is no record of what the reference did.
+    Crash {
+        case: CrashCase,
+        /// `subject` or `reference`.
+        blame: String,
+    },
+}
+
+/// A case by kind.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+enum CrashCase {
+    State(StateCase),
+    Models(ModelCase),
+    Kernels(KernelCase),
 }
 
 /// Why a bundle cannot be made or used.
@@ -86,17 +103,6 @@ pub enum BundleError {
     /// The case cannot be run: the model cannot be made, or an engine refuses it.
     #[error("the case cannot be run: {0}")]
     Case(String),
-}
-
-/// What came of a replay.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Replayed {
-    /// What is found now.
-    pub found: Option<String>,
-    /// Who is wrong, where exact arithmetic says so.
-    pub blame: Option<String>,
-    /// The case in words, for a reader.
-    pub steps: Vec<String>,
 }
 
 impl Bundle {
@@ -135,8 +141,30 @@ impl Bundle {
         Ok(Self::new(Content::Kernels { case: case.clone(), reference }, found))
     }
 
+    /// Keeps a case of a kind that an engine, the one to `blame`, did not survive.
+    ///
+    /// # Errors
+    /// [`BundleError::Case`] if there is no such kind of cases.
+    pub fn of_crash(
+        kind: &str,
+        case: &impl Serialize,
+        blame: &str,
+        words: &str,
+    ) -> Result<Self, BundleError> {
+        let text = |error: serde_json::Error| BundleError::Case(error.to_string());
+        let case = serde_json::to_value(case).map_err(text)?;
+        let case = serde_json::from_value(serde_json::json!({ kind: case })).map_err(text)?;
+        let content = Content::Crash { case, blame: blame.to_owned() };
+        Ok(Self::new(content, Some(words.to_owned())))
+    }
+
     fn new(content: Content, found: Option<String>) -> Self {
         Self { format: FORMAT, tool: env!("CARGO_PKG_VERSION").to_owned(), content, found }
+    }
+
+    /// Whether case and record are the same as those of another bundle.
+    pub fn same_record(&self, other: &Self) -> bool {
+        self.content == other.content
     }
 
     /// Reads a bundle.
@@ -169,84 +197,5 @@ impl Bundle {
             return Err(BundleError::TooLarge { bytes: text.len() });
         }
         fs::write(path, text).map_err(io)
-    }
-
-    /// Runs the case on the subject again and compares it with what the reference did.
-    ///
-    /// # Errors
-    /// [`BundleError::Case`], also where the model comes out differently than it did then.
-    pub fn replay(&self) -> Result<Replayed, BundleError> {
-        match &self.content {
-            Content::State { case, sabotage, model: expected, reference } => {
-                let model = TemporaryModel::new(&case.model, &[])?;
-                model.check(expected)?;
-                let run = run_recorded(case, &model.path, *sabotage, reference).map_err(BundleError::Case)?;
-                Ok(Replayed {
-                    found: run.finding.map(|finding| finding.describe(case)),
-                    blame: None,
-                    steps: case.operations.iter().map(ToString::to_string).collect(),
-                })
-            }
-            Content::Models { case, model: expected, reference } => {
-                let model = TemporaryModel::new(&case.model, &case.alterations)?;
-                model.check(expected)?;
-                let run =
-                    run_recorded_model(case, &model.path, reference.clone()).map_err(BundleError::Case)?;
-                Ok(Replayed {
-                    found: run.finding.map(|(_, words)| words),
-                    blame: None,
-                    steps: vec![text_of(case)],
-                })
-            }
-            Content::Kernels { case, reference } => {
-                let subject = case.subject().map_err(BundleError::Case)?;
-                let found = kernels::judge(case, &subject, reference);
-                Ok(Replayed {
-                    blame: found.as_ref().map(|found| found.blame.to_owned()),
-                    found: found.map(|found| found.words),
-                    steps: vec![text_of(case)],
-                })
-            }
-        }
-    }
-}
-
-/// A case as one line of JSON.
-fn text_of(case: &impl Serialize) -> String {
-    serde_json::to_string(case).unwrap_or_else(|error| error.to_string())
-}
-
-/// A model in a folder that is removed with it.
-#[derive(Debug)]
-pub(super) struct TemporaryModel {
-    pub(super) path: std::path::PathBuf,
-    _folder: tempfile::TempDir,
-}
-
-impl TemporaryModel {
-    pub(super) fn new(spec: &ModelSpec, alterations: &[Alteration]) -> Result<Self, BundleError> {
-        let folder = tempfile::tempdir().map_err(|error| BundleError::Case(error.to_string()))?;
-        let path = folder.path().join("model.gguf");
-        write_model(spec, &path)
-            .and_then(|_| alter(&path, alterations))
-            .map_err(|error| BundleError::Case(error.to_string()))?;
-        Ok(Self { path, _folder: folder })
-    }
-
-    /// Refuses a model that is not the one of the recording.
-    fn check(&self, expected: &str) -> Result<(), BundleError> {
-        let found = self.sha256()?;
-        if found == expected {
-            return Ok(());
-        }
-        Err(BundleError::Case(format!(
-            "the generator makes another model than it did: SHA-256 {found}, expected {expected}"
-        )))
-    }
-
-    fn sha256(&self) -> Result<String, BundleError> {
-        let io = |source| BundleError::Io { path: self.path.display().to_string(), source };
-        let bytes = fs::read(&self.path).map_err(io)?;
-        Ok(Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect())
     }
 }

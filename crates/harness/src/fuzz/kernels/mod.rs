@@ -1,0 +1,254 @@
+//! Single kernels of the subject beside the reference's, on inputs that break kernels.
+//!
+//! Where they disagree about a ternary product, exact integer arithmetic says who is wrong: the sum of
+//! `code · q` has one true value. Float kernels promise an order of additions, which no third party can
+//! judge; a disagreement about them stays undecided.
+
+mod bytes;
+mod judge;
+mod run;
+
+use engine::kernels;
+use serde::{Deserialize, Serialize};
+
+use super::classes;
+use super::shrink::Shrink;
+use crate::generate::cases::{Choices, Pattern};
+
+pub use bytes::Bytes;
+pub use judge::{KernelFinding, judge};
+
+/// A kernel and its input.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum KernelCase {
+    /// `Σ code · q` of packed ternary rows with int8 activations.
+    Ternary {
+        /// Which of the reference's three entries.
+        entry: TernaryEntry,
+        /// Blocks of 128 columns.
+        blocks: usize,
+        /// The codes 0, 1, 2.
+        codes: Bytes,
+        /// The activations.
+        activations: Bytes,
+        /// Kernel of the subject; `None` for the fastest.
+        kernel: Option<String>,
+    },
+    /// The activation quantizer on one row.
+    Quantize {
+        /// Length of the row.
+        width: usize,
+        /// Its values.
+        pattern: Pattern,
+        /// Seed of the values.
+        seed: u64,
+        /// Kernel of the subject.
+        kernel: Option<String>,
+    },
+    /// The product of two rows of f16, or of f32.
+    Dot {
+        /// Whether the rows are f16.
+        half: bool,
+        /// Their length.
+        width: usize,
+        /// Values of both.
+        patterns: [Pattern; 2],
+        /// Seed of the values.
+        seed: u64,
+        /// Kernel of the subject.
+        kernel: Option<String>,
+    },
+    /// Rounding f32 to f16.
+    Round {
+        /// How many.
+        width: usize,
+        /// The values.
+        pattern: Pattern,
+        /// Seed of the values.
+        seed: u64,
+        /// Kernel of the subject.
+        kernel: Option<String>,
+    },
+}
+
+/// The reference's ternary kernels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TernaryEntry {
+    /// One row, one vector.
+    Dot,
+    /// Four rows, one vector.
+    Gemv,
+    /// Four rows, four vectors.
+    Gemm,
+}
+
+/// Widths at which sums of the reference's 16-bit lanes cannot wrap, and those at which they can.
+const NARROW: &str = "ternary width to 2048";
+const WIDE: &str = "ternary width above 2048";
+
+impl TernaryEntry {
+    /// Every entry.
+    const ALL: [Self; 3] = [Self::Dot, Self::Gemv, Self::Gemm];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Dot => "dot",
+            Self::Gemv => "gemv",
+            Self::Gemm => "gemm",
+        }
+    }
+
+    fn rows_and_tokens(self) -> (usize, usize) {
+        match self {
+            Self::Dot => (1, 1),
+            Self::Gemv => (4, 1),
+            Self::Gemm => (4, 4),
+        }
+    }
+}
+
+impl KernelCase {
+    /// A random case.
+    pub fn random(choices: &mut Choices) -> Self {
+        let isas = kernels::available();
+        let kernel = choices.once_in(2).then(|| choices.pick(&isas).to_string());
+        let seed = u64::from(choices.bits());
+        let width = choices.pick(&[32, 64, 128, 256, 31, 33, 96, 100, 640, 1000, 2560, 6912, 1, 7]);
+        match choices.below(4) {
+            0 => Self::Ternary {
+                entry: choices.pick(&TernaryEntry::ALL),
+                blocks: choices.between(1, 65),
+                codes: choices.pick(&[
+                    Bytes::Random { most: 2, signed: false, seed },
+                    Bytes::All(2),
+                    Bytes::All(0),
+                    Bytes::All(1),
+                ]),
+                activations: choices.pick(&[
+                    Bytes::Random { most: 127, signed: true, seed: seed ^ 1 },
+                    Bytes::All(127),
+                    Bytes::All(-127),
+                    Bytes::Random { most: 127, signed: false, seed: seed ^ 1 },
+                    Bytes::All(0),
+                    Bytes::All(-128),
+                ]),
+                kernel,
+            },
+            1 => Self::Quantize { width, pattern: choices.pick(&Pattern::ALL), seed, kernel },
+            2 => Self::Dot {
+                half: choices.once_in(2),
+                width,
+                patterns: [choices.pick(&Pattern::ALL), choices.pick(&Pattern::ALL)],
+                seed,
+                kernel,
+            },
+            _ => Self::Round { width, pattern: choices.pick(&Pattern::ALL), seed, kernel },
+        }
+    }
+
+    /// Names of the classes that this case belongs to.
+    pub fn classes(&self) -> Vec<String> {
+        let kernel = match self {
+            Self::Ternary { kernel, .. }
+            | Self::Quantize { kernel, .. }
+            | Self::Dot { kernel, .. }
+            | Self::Round { kernel, .. } => kernel.as_deref(),
+        };
+        let mut classes = vec![classes::of_kernel(kernel)];
+        let name = self.name();
+        match self {
+            Self::Ternary { entry, blocks, .. } => {
+                classes.push(format!("{name} {}", entry.name()));
+                classes.push(if *blocks > 16 { WIDE } else { NARROW }.to_owned());
+            }
+            Self::Quantize { pattern, .. } | Self::Round { pattern, .. } => {
+                classes.push(format!("{name} {}", pattern.name()));
+            }
+            Self::Dot { patterns, .. } => {
+                classes.extend(patterns.iter().map(|pattern| format!("{name} {}", pattern.name())));
+            }
+        }
+        classes
+    }
+
+    /// Every class that there is on this CPU.
+    pub fn every_class() -> Vec<String> {
+        let mut every = classes::of_kernels();
+        every.extend(TernaryEntry::ALL.map(|entry| format!("ternary {}", entry.name())));
+        every.extend([NARROW, WIDE].map(str::to_owned));
+        for name in ["quantize", "dot f16", "dot f32", "round"] {
+            every.extend(Pattern::ALL.map(|pattern| format!("{name} {}", pattern.name())));
+        }
+        every
+    }
+
+    /// The kernel in one or two words.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Ternary { .. } => "ternary",
+            Self::Quantize { .. } => "quantize",
+            Self::Dot { half: true, .. } => "dot f16",
+            Self::Dot { half: false, .. } => "dot f32",
+            Self::Round { .. } => "round",
+        }
+    }
+}
+
+impl Shrink for KernelCase {
+    fn simpler(&self) -> Vec<Self> {
+        match self {
+            Self::Ternary { entry, blocks, codes, activations, kernel } => {
+                let new = |entry, blocks, codes, activations, kernel: &Option<String>| Self::Ternary {
+                    entry,
+                    blocks,
+                    codes,
+                    activations,
+                    kernel: kernel.clone(),
+                };
+                let mut simpler = Vec::new();
+                if kernel.is_some() {
+                    simpler.push(new(*entry, *blocks, *codes, *activations, &None));
+                }
+                if *entry != TernaryEntry::Dot {
+                    simpler.push(new(TernaryEntry::Dot, *blocks, *codes, *activations, kernel));
+                }
+                for fewer in [blocks / 2, blocks.saturating_sub(1)] {
+                    if fewer > 0 && fewer < *blocks {
+                        simpler.push(new(*entry, fewer, *codes, *activations, kernel));
+                    }
+                }
+                let (rows, tokens) = entry.rows_and_tokens();
+                if let Bytes::Random { .. } = codes {
+                    for codes in codes.simpler(rows * blocks * 128) {
+                        simpler.push(new(*entry, *blocks, codes, *activations, kernel));
+                    }
+                }
+                for activations in activations.simpler(tokens * blocks * 128) {
+                    simpler.push(new(*entry, *blocks, *codes, activations, kernel));
+                }
+                simpler
+            }
+            Self::Quantize { width, pattern, seed, kernel } => simpler_widths(*width)
+                .map(|width| Self::Quantize { width, pattern: *pattern, seed: *seed, kernel: kernel.clone() })
+                .collect(),
+            Self::Dot { half, width, patterns, seed, kernel } => simpler_widths(*width)
+                .map(|width| Self::Dot {
+                    half: *half,
+                    width,
+                    patterns: *patterns,
+                    seed: *seed,
+                    kernel: kernel.clone(),
+                })
+                .collect(),
+            Self::Round { width, pattern, seed, kernel } => simpler_widths(*width)
+                .map(|width| Self::Round { width, pattern: *pattern, seed: *seed, kernel: kernel.clone() })
+                .collect(),
+        }
+    }
+}
+
+fn simpler_widths(width: usize) -> impl Iterator<Item = usize> {
+    [width / 2, width - 1].into_iter().filter(move |&fewer| fewer > 0 && fewer < width)
+}

@@ -1,0 +1,185 @@
+//! One kernel case on the subject's kernel, on the reference's, and by definition.
+
+use engine::kernels::{self, Isa, QuantizedRow, Rows, Ternary};
+use half::f16;
+
+use super::{KernelCase, TernaryEntry};
+use crate::generate::cases::{Choices, Pattern, random_values};
+
+impl KernelCase {
+    /// What the subject's kernel makes of the input, as bits.
+    ///
+    /// # Errors
+    /// A text: the kernel is not available on this CPU.
+    pub fn subject(&self) -> Result<Vec<u32>, String> {
+        let select = |name: &Option<String>| {
+            let isa: Option<Isa> = match name {
+                None => None,
+                Some(name) => Some(name.parse().map_err(|error: engine::Error| error.to_string())?),
+            };
+            kernels::select(isa).map_err(|error| error.to_string())
+        };
+        match self {
+            Self::Ternary { entry, kernel, .. } => {
+                let kernels = select(kernel)?;
+                let TernaryInput { width, packed, activations } = self.ternary_input();
+                let (rows, tokens) = entry.rows_and_tokens();
+                let mut out = vec![0.0; rows * tokens];
+                // A scale of 1 and a sum of 0 leave the raw product as it is.
+                let raw = vec![QuantizedRow { scale: 1.0, sum: 0 }; tokens];
+                kernels.i2_s_gemm(Ternary::new(&packed, width, 1.0), &activations, &raw, &mut out, rows);
+                Ok(bits(&out))
+            }
+            &Self::Quantize { width, pattern, seed, ref kernel } => {
+                let x = values(pattern, seed, width);
+                let mut q = vec![0; width];
+                let row = select(kernel)?.quantize_activations(&x, &mut q);
+                Ok(quantized_bits(&q, row.scale, row.sum))
+            }
+            &Self::Dot { half, width, patterns, seed, ref kernel } => {
+                let (a, b) = dot_input(patterns, seed, width);
+                let (kernels, mut out) = (select(kernel)?, [0.0]);
+                if half {
+                    let (a, b) = (to_f16(&a), to_f16(&b));
+                    let wide: Vec<f32> = b.iter().map(|value| value.to_f32()).collect();
+                    kernels.f16_gemm(Rows::packed(&a, width), Rows::packed(&wide, width), &mut out, 1);
+                } else {
+                    kernels.f32_gemm(Rows::packed(&a, width), Rows::packed(&b, width), &mut out, 1);
+                }
+                Ok(bits(&out))
+            }
+            &Self::Round { width, pattern, seed, ref kernel } => {
+                let mut out = vec![f16::ZERO; width];
+                select(kernel)?.f32_to_f16(&values(pattern, seed, width), &mut out);
+                Ok(out.iter().map(|value| u32::from(value.to_bits())).collect())
+            }
+        }
+    }
+
+    /// What the reference's kernel makes of the input, as bits.
+    ///
+    /// # Errors
+    /// A text: the library does not load, or refuses the input.
+    pub fn reference(&self) -> Result<Vec<u32>, String> {
+        let library = ffi_ref::Library::canonical().map_err(text)?;
+        let kernels = library.kernels();
+        match self {
+            Self::Ternary { entry, .. } => {
+                let TernaryInput { width, packed, activations } = self.ternary_input();
+                let (rows, tokens) = entry.rows_and_tokens();
+                let mut out = vec![0.0; rows * tokens];
+                match entry {
+                    TernaryEntry::Dot => out[0] = kernels.dot_i2_s(&packed, &activations).map_err(text)?,
+                    TernaryEntry::Gemv => kernels.gemv_i2_s(&packed, &activations, &mut out).map_err(text)?,
+                    TernaryEntry::Gemm => {
+                        kernels.gemm_i2_s(&packed, &activations, width, &mut out).map_err(text)?;
+                    }
+                }
+                Ok(bits(&out))
+            }
+            &Self::Quantize { width, pattern, seed, .. } => {
+                let mut q = vec![0; width];
+                let (scale, sum) =
+                    kernels.quantize_activations(&values(pattern, seed, width), &mut q).map_err(text)?;
+                Ok(quantized_bits(&q, scale, sum))
+            }
+            &Self::Dot { half, width, patterns, seed, .. } => {
+                let (a, b) = dot_input(patterns, seed, width);
+                let dot =
+                    if half { kernels.dot_f16(&to_f16(&a), &to_f16(&b)) } else { kernels.dot_f32(&a, &b) };
+                Ok(bits(&[dot.map_err(text)?]))
+            }
+            &Self::Round { width, pattern, seed, .. } => {
+                let mut out = vec![f16::ZERO; width];
+                kernels.to_f16(&values(pattern, seed, width), &mut out).map_err(text)?;
+                Ok(out.iter().map(|value| u32::from(value.to_bits())).collect())
+            }
+        }
+    }
+
+    /// The true values as bits, where there are any.
+    pub fn truth(&self) -> Option<Vec<u32>> {
+        let Self::Ternary { entry, codes, activations, blocks, .. } = self else { return None };
+        let width = blocks * 128;
+        let (rows, tokens) = entry.rows_and_tokens();
+        let (codes, activations) = (codes.values(rows * width), activations.values(tokens * width));
+        let sums = activations.chunks_exact(width).flat_map(|q| {
+            codes.chunks_exact(width).map(move |codes| {
+                let products = codes.iter().zip(q).map(|(&code, &q)| i64::from(code) * i64::from(q));
+                products.sum::<i64>() as f32
+            })
+        });
+        Some(sums.map(f32::to_bits).collect())
+    }
+
+    fn ternary_input(&self) -> TernaryInput {
+        let Self::Ternary { entry, blocks, codes, activations, .. } = self else {
+            return TernaryInput { width: 128, packed: vec![0; 32], activations: vec![0; 128] };
+        };
+        let width = blocks * 128;
+        let (rows, tokens) = entry.rows_and_tokens();
+        let codes = codes.values(rows * width);
+        // Byte p of a block holds the columns p, p + 32, p + 64 and p + 96, the first in the highest bits.
+        let packed = codes
+            .chunks_exact(128)
+            .flat_map(|block| {
+                (0..32)
+                    .map(move |p| (0..4).fold(0, |byte, group| byte << 2 | (block[group * 32 + p] as u8 & 3)))
+            })
+            .collect();
+        TernaryInput { width, packed, activations: activations.values(tokens * width) }
+    }
+}
+
+struct TernaryInput {
+    width: usize,
+    packed: Vec<u8>,
+    activations: Vec<i8>,
+}
+
+fn values(pattern: Pattern, seed: u64, count: usize) -> Vec<f32> {
+    random_values(&mut Choices::of_case(seed, 0), pattern, count, count)
+}
+
+fn dot_input(patterns: [Pattern; 2], seed: u64, width: usize) -> (Vec<f32>, Vec<f32>) {
+    (values(patterns[0], seed, width), values(patterns[1], seed ^ 1, width))
+}
+
+fn to_f16(values: &[f32]) -> Vec<f16> {
+    values.iter().map(|value| f16::from_f32(*value)).collect()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+/// The values, then the scale, then the sum.
+fn quantized_bits(q: &[i8], scale: f32, sum: i32) -> Vec<u32> {
+    q.iter().map(|q| i32::from(*q) as u32).chain([scale.to_bits(), sum as u32]).collect()
+}
+
+fn text(error: ffi_ref::Error) -> String {
+    error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Bytes;
+    use super::*;
+
+    #[test]
+    fn the_subject_takes_true_sums_also_where_sixteen_bits_wrap() {
+        for entry in [TernaryEntry::Dot, TernaryEntry::Gemv, TernaryEntry::Gemm] {
+            for isa in kernels::available() {
+                let case = KernelCase::Ternary {
+                    entry,
+                    blocks: 40,
+                    codes: Bytes::All(2),
+                    activations: Bytes::All(127),
+                    kernel: Some(isa.to_string()),
+                };
+                assert_eq!(Some(case.subject().unwrap()), case.truth());
+            }
+        }
+    }
+}
