@@ -333,7 +333,7 @@ fn a_library_that_does_not_load_says_why() {
         (fake.folder.path().join("missing.so"), "", "missing.so: open: No such file"),
         (fake.not_a_library(), "", "not-a-library.so: not a library of the reference"),
         (fake.without_symbols(), "", "undefined symbol: bref_"),
-        (fake.library.clone(), "abi", "shim interface: expected version 1, found 99"),
+        (fake.library.clone(), "abi", "shim interface: expected version 2, found 99"),
     ] {
         for _ in 0..runs() {
             let outcome = fake.check_with(&library, script);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use common::{PARITY_CHECK, folder, outcome, run};
 use harness::fuzz::state::{Operation, StateCase, StateSettings};
-use harness::fuzz::{Bundle, Coverage, InChild, StateTarget, Target};
+use harness::fuzz::{Bundle, Coverage, InChild, StateTarget, Target, worker};
 use harness::generate::cases::Choices;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -38,7 +38,10 @@ fn process_of(campaign: &Child) -> Pid {
             let status = std::fs::read_to_string(format!("/proc/{number}/status")).unwrap_or_default();
             let parent =
                 status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse::<u32>().ok());
-            if parent == Some(campaign.id()) {
+            // Between fork and exec it is still the campaign's own program, which waits for it.
+            let command = std::fs::read(format!("/proc/{number}/cmdline")).unwrap_or_default();
+            let started = command.split(|&byte| byte == 0).any(|word| word == worker::SUBCOMMAND.as_bytes());
+            if parent == Some(campaign.id()) && started {
                 return Pid::from_raw(number).expect("not 0");
             }
         }
@@ -63,7 +66,7 @@ fn disturb(signal: Signal, extra: &[&str]) -> (i32, serde_json::Value) {
 
 #[test]
 fn a_process_that_dies_is_a_finding_and_costs_no_case() {
-    let (code, report) = disturb(Signal::SEGV, &[]);
+    let (code, report) = disturb(Signal::ABORT, &[]);
     assert_eq!(
         (code, report["cases"].as_u64(), report["crashes"].as_u64()),
         (1, CASES.parse().ok(), Some(1))
@@ -74,7 +77,7 @@ fn a_process_that_dies_is_a_finding_and_costs_no_case() {
     );
     let finding = &report["findings"][0];
     let summary = finding["summary"].as_str().expect("text");
-    assert!(summary.contains("crashed with SIGSEGV") && summary.contains("not seen again"), "{summary}");
+    assert!(summary.contains("crashed with SIGABRT") && summary.contains("not seen again"), "{summary}");
     // The subject alone survives it.
     assert_eq!(finding["blame"], "reference");
 }

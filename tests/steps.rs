@@ -10,7 +10,7 @@ use common::{folder, model, tiny, tokens};
 use engine::graph::Replacement;
 use engine::kernels;
 use engine::model::Model;
-use engine::session::{BatchToken, Evaluate, NodeRun, Session, SessionSettings};
+use engine::session::{BatchToken, Evaluate, FurtherSequence, NodeRun, Session, SessionSettings};
 use engine::tap::{Tap, TapSink};
 use harness::generate::{HeadType, ModelSpec};
 
@@ -28,8 +28,19 @@ impl TapSink for Presence {
     }
 }
 
-/// A prompt of two sequences, single tokens behind it, a batch without an output, and one that is cut.
-fn calls(vocabulary: usize) -> Vec<Vec<BatchToken>> {
+/// What is done to a session.
+enum Call {
+    Decode(Vec<BatchToken>),
+    /// A batch whose token of this index belongs to a second sequence too.
+    Shared(Vec<BatchToken>, FurtherSequence),
+    /// An operation on the cache.
+    Cache(fn(&mut Session)),
+}
+
+/// A prompt of two sequences, single tokens behind it, a batch without an output, and one that is cut; then
+/// sequences that share cells, that are moved and cut, and batches that mix them.
+fn calls(vocabulary: usize) -> Vec<Call> {
+    const ALL: i32 = i32::MAX;
     let ids = tokens(200, vocabulary);
     let entry = |index: usize, position: usize, sequence: i32, output: bool| BatchToken {
         token: ids[index],
@@ -37,14 +48,46 @@ fn calls(vocabulary: usize) -> Vec<Vec<BatchToken>> {
         sequence,
         output,
     };
+    let mixed = |first: usize, position: usize| -> Vec<BatchToken> {
+        (0..9).map(|i| entry(first + i, position + i / 3, i as i32 % 3, true)).collect()
+    };
     vec![
-        (0..37).map(|i| entry(i, i / 2, i as i32 % 2, i % 5 == 4)).collect(),
-        vec![entry(40, 19, 0, true)],
-        vec![entry(41, 20, 0, false)],
-        vec![entry(42, 18, 1, true), entry(43, 21, 0, true)],
-        (0..75).map(|i| entry(50 + i, 22 + i, 0, i == 74)).collect(),
-        vec![entry(130, 97, 0, true)],
+        Call::Decode((0..37).map(|i| entry(i, i / 2, i as i32 % 2, i % 5 == 4)).collect()),
+        Call::Decode(vec![entry(40, 19, 0, true)]),
+        Call::Decode(vec![entry(41, 20, 0, false)]),
+        Call::Decode(vec![entry(42, 18, 1, true), entry(43, 21, 0, true)]),
+        Call::Decode((0..75).map(|i| entry(50 + i, 22 + i, 0, i == 74)).collect()),
+        Call::Decode(vec![entry(130, 97, 0, true)]),
+        Call::Cache(|session| session.kv_remove(Some(0), 40..98).expect("a sequence")),
+        Call::Cache(|session| session.kv_copy(0, 2, 0..12).expect("sequences")),
+        Call::Decode(mixed(140, 40)),
+        Call::Cache(|session| session.kv_add(1, 4..ALL, 3).expect("in range")),
+        Call::Decode(vec![entry(150, 44, 1, true)]),
+        Call::Cache(|session| session.kv_remove(None, 6..9).expect("every sequence")),
+        Call::Cache(Session::kv_defragment),
+        Call::Shared(mixed(160, 50), FurtherSequence { token: 4, sequence: 7 }),
+        Call::Decode(vec![entry(170, 52, 7, true), entry(171, 53, 2, true)]),
     ]
+}
+
+impl Call {
+    /// The tokens; `None` for an operation on the cache.
+    fn tokens(&self) -> Option<usize> {
+        match self {
+            Self::Decode(batch) | Self::Shared(batch, _) => Some(batch.len()),
+            Self::Cache(_) => None,
+        }
+    }
+
+    fn run(&self, session: &mut Session, taps: Option<&mut dyn TapSink>) {
+        match self {
+            Self::Decode(batch) => session.decode(batch, taps).expect("it decodes"),
+            Self::Shared(batch, further) => {
+                session.decode_shared(batch, &[*further], taps).expect("it decodes");
+            }
+            Self::Cache(operation) => operation(session),
+        }
+    }
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {
@@ -77,9 +120,10 @@ fn assert_same_on(model: &Arc<Model>, what: &str, calls: &[Vec<BatchToken>]) -> 
             let (mut by_nodes, mut in_steps) = (session(), session());
             for (index, call) in calls.iter().enumerate() {
                 let mut presence = Presence(0);
-                by_nodes.decode(call, Some(&mut presence)).expect("it decodes");
-                assert_eq!(presence.0, call.len().div_ceil(70) * model.graph().nodes.len());
-                in_steps.decode(call, None).expect("it decodes");
+                call.run(&mut by_nodes, Some(&mut presence));
+                let evaluations = call.tokens().map_or(0, |tokens| tokens.div_ceil(70));
+                assert_eq!(presence.0, evaluations * model.graph().nodes.len());
+                call.run(&mut in_steps, None);
                 let where_ = format!("{what}, {isa}, {threads} threads, call {index}");
                 assert!(bits(in_steps.logits()) == bits(by_nodes.logits()), "{where_}: logits");
                 assert!(cache(&in_steps, layers) == cache(&by_nodes, layers), "{where_}: cache");

@@ -238,6 +238,19 @@ fn keys_are_rotated_by_the_change_of_position_and_values_are_not() {
 }
 
 #[test]
+fn a_rotation_past_the_largest_f16_is_seen() {
+    let plain = RopeParameters { theta: 100.0, frequency_scale: 1.0, magnitude: 1.0 };
+    let mut cache = KvCache::new(1, 4, 32).unwrap();
+    cache.cells_mut().store(&places(0, 0..1)).unwrap();
+    cache.store_keys(0, 0..1, &[f16::MAX; 4]);
+    assert!(cache.is_finite(0));
+    cache.cells_mut().add(0, 0..1, 5).unwrap();
+    cache.apply_shifts(&Scalar, 4, |shift| rotations(plain, None, shift, 4));
+    assert!(cache.keys(0).iter().any(|key| key.is_infinite()));
+    assert!(!cache.is_finite(0), "cells behind the mask may not be left out any more");
+}
+
+#[test]
 fn moved_cells_take_their_keys_and_values_along() {
     let mut cache = numbered(6, 2);
     cache.cells_mut().remove(Some(0), 1..3);

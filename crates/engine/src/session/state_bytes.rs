@@ -17,6 +17,10 @@ use crate::kv_cache::{Cell, LayerRows, Rows};
 
 const MAGIC: [u8; 8] = *b"BNSTATE1";
 
+/// Far more layers than any model has. The rows of a layer without cells take no bytes, so that nothing else
+/// bounds what is allocated for them.
+const MOST_LAYERS: u64 = 1 << 16;
+
 impl SessionState {
     /// The state as bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
@@ -49,7 +53,7 @@ impl SessionState {
             return Err(bad("magic", format!("{MAGIC:?}"), format!("{magic:?}")));
         }
         let shape = Shape {
-            layers: reader.count("layers", u64::MAX)?,
+            layers: reader.count("layers", MOST_LAYERS)?,
             kv_width: reader.count("width of keys", u64::MAX)?,
             vocabulary: reader.count("vocabulary", u64::MAX)?,
             context: reader.count("cells of the cache", u64::MAX)?,
@@ -67,11 +71,7 @@ impl SessionState {
         let logits = reader.take("logits", byte_len(logits, 1, 4)?)?;
         let logits = logits.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
         let row_bytes = byte_len(count, shape.kv_width, 2)?;
-        // A row of no bytes would make any number of layers fit.
-        reader.expect(
-            "rows",
-            row_bytes.max(1).checked_mul(2).and_then(|bytes| bytes.checked_mul(shape.layers)),
-        )?;
+        reader.expect("rows", row_bytes.checked_mul(2).and_then(|bytes| bytes.checked_mul(shape.layers)))?;
         let layers = (0..shape.layers)
             .map(|_| Ok(LayerRows { keys: reader.halves(row_bytes)?, values: reader.halves(row_bytes)? }))
             .collect::<Result<_>>()?;
@@ -181,6 +181,14 @@ mod tests {
     }
 
     #[test]
+    fn a_session_that_held_no_token_is_read_back() {
+        let layer = || LayerRows { keys: Vec::new(), values: Vec::new() };
+        let rows = Rows { cells: 0, layers: vec![layer(), layer()] };
+        let empty = SessionState { cells: Vec::new(), head: 0, rows, logits: Vec::new(), ..state() };
+        assert_eq!(SessionState::from_bytes(&empty.to_bytes()).unwrap(), empty);
+    }
+
+    #[test]
     fn no_prefix_and_no_longer_text_is_a_state() {
         let mut bytes = state().to_bytes();
         for end in 0..bytes.len() {
@@ -209,7 +217,7 @@ mod tests {
     #[test]
     fn lengths_that_do_not_fit_are_refused_before_anything_is_allocated() {
         let good = state().to_bytes();
-        for (at, what) in [(8, "rows"), (16, "length"), (40, "cells")] {
+        for (at, what) in [(8, "layers"), (16, "length"), (40, "cells")] {
             let mut bytes = good.clone();
             bytes[at..at + 8].copy_from_slice(&(u64::MAX / 2).to_le_bytes());
             let error = SessionState::from_bytes(&bytes).unwrap_err().to_string();

@@ -4,7 +4,7 @@ use engine::tap::{DType, TapKey};
 
 use super::align::{Aligned, Alone, Side};
 use super::metrics::{self, Metrics};
-use super::verdict::TapVerdict;
+use super::verdict::{DifferenceKind, TapVerdict};
 use super::views::{self, PureView};
 use crate::engines::{ElementType, Logits, OwnedTap, TapBytes};
 
@@ -13,6 +13,8 @@ use crate::engines::{ElementType, Logits, OwnedTap, TapBytes};
 pub struct Judgement {
     /// The verdict. A pure view whose shape and dtype agree is [`TapVerdict::Exact`] and has `view`.
     pub verdict: TapVerdict,
+    /// In what the two differ; `None` where they agree, or cannot be compared.
+    pub kind: Option<DifferenceKind>,
     /// Why, where the metrics do not say.
     pub reason: Option<String>,
     /// Something that the reader should know although it does not change the verdict.
@@ -26,7 +28,11 @@ pub struct Judgement {
 impl Judgement {
     /// A judgement that rests on something else than values.
     pub(super) fn without_values(verdict: TapVerdict, reason: String) -> Self {
-        Self { verdict, reason: Some(reason), note: None, metrics: None, view: None }
+        Self { verdict, kind: None, reason: Some(reason), note: None, metrics: None, view: None }
+    }
+
+    fn of_kind(self, kind: DifferenceKind) -> Self {
+        Self { kind: Some(kind), ..self }
     }
 }
 
@@ -34,7 +40,8 @@ impl Judgement {
 pub fn judge(aligned: &Aligned) -> Judgement {
     match aligned {
         Aligned::Single { side, why, .. } => {
-            Judgement::without_values(TapVerdict::Unmeasured, alone(*side, *why))
+            let judgement = Judgement::without_values(TapVerdict::Unmeasured, alone(*side, *why));
+            judgement.of_kind(DifferenceKind::Presence)
         }
         Aligned::Pair { subject, reference, .. } => judge_pair(subject, reference),
     }
@@ -50,17 +57,27 @@ fn alone(side: Side, why: Alone) -> String {
 
 /// Judges a tap that both sides have.
 pub(super) fn judge_pair(subject: &OwnedTap, reference: &OwnedTap) -> Judgement {
-    let diverged = |reason| Judgement::without_values(TapVerdict::Diverged, reason);
+    let diverged = |kind, reason| Judgement::without_values(TapVerdict::Diverged, reason).of_kind(kind);
     let unmeasured = |reason: &str| Judgement::without_values(TapVerdict::Unmeasured, reason.to_owned());
+    let layout = |reason: &str| unmeasured(reason).of_kind(DifferenceKind::Layout);
     if subject.dims != reference.dims {
-        return diverged(format!("shape: subject {:?}, reference {:?}", subject.dims, reference.dims));
+        return diverged(
+            DifferenceKind::Shape,
+            format!("shape: subject {:?}, reference {:?}", subject.dims, reference.dims),
+        );
     }
     if subject.dtype != reference.dtype {
-        return diverged(format!("dtype: subject {}, reference {}", subject.dtype, reference.dtype));
+        return diverged(
+            DifferenceKind::Dtype,
+            format!("dtype: subject {}, reference {}", subject.dtype, reference.dtype),
+        );
     }
     // Both sides use ggml's words. Equal values of another op agree by chance.
     if subject.op != reference.op {
-        return diverged(format!("op: subject {}, reference {}", subject.op, reference.op));
+        return diverged(
+            DifferenceKind::Op,
+            format!("op: subject {}, reference {}", subject.op, reference.op),
+        );
     }
     let ElementType::Known(dtype) = subject.dtype else {
         return unmeasured("the dtype cannot be compared");
@@ -70,7 +87,7 @@ pub(super) fn judge_pair(subject: &OwnedTap, reference: &OwnedTap) -> Judgement 
             let expected =
                 subject.dims.iter().try_fold(dtype.size(), |product, &dim| product.checked_mul(dim));
             if Some(s.len()) != expected || Some(r.len()) != expected {
-                return unmeasured("the number of values contradicts the shape");
+                return layout("the number of values contradicts the shape");
             }
             if s.is_empty() {
                 return unmeasured("the tap holds no values");
@@ -78,8 +95,8 @@ pub(super) fn judge_pair(subject: &OwnedTap, reference: &OwnedTap) -> Judgement 
             values(metrics::compare(dtype, subject.dims, s, r))
         }
         (TapBytes::View, TapBytes::View) => view(&subject.key, &reference.op),
-        (TapBytes::View, TapBytes::Values(_)) => unmeasured("a view in the subject, values in the reference"),
-        (TapBytes::Values(_), TapBytes::View) => unmeasured("values in the subject, a view in the reference"),
+        (TapBytes::View, TapBytes::Values(_)) => layout("a view in the subject, values in the reference"),
+        (TapBytes::Values(_), TapBytes::View) => layout("values in the subject, a view in the reference"),
         (TapBytes::NotSelected, _) | (_, TapBytes::NotSelected) => unmeasured("not selected on one side"),
     }
 }
@@ -99,7 +116,7 @@ pub fn judge_logits(subject: &Logits, reference: &Logits) -> Judgement {
     let shape = |logits: &Logits| [logits.vocabulary, logits.rows()];
     if shape(subject) != shape(reference) || subject.values.len() != reference.values.len() {
         let reason = format!("shape: subject {:?}, reference {:?}", shape(subject), shape(reference));
-        return Judgement::without_values(TapVerdict::Diverged, reason);
+        return Judgement::without_values(TapVerdict::Diverged, reason).of_kind(DifferenceKind::Shape);
     }
     if reference.values.is_empty() {
         return Judgement::without_values(TapVerdict::Unmeasured, "the batch has no logits".to_owned());
@@ -114,6 +131,7 @@ fn view(key: &TapKey, op: &str) -> Judgement {
     match views::lookup(&key.stem(), op) {
         Some(line) => Judgement {
             verdict: TapVerdict::Exact,
+            kind: None,
             reason: None,
             note: None,
             metrics: None,
@@ -142,7 +160,8 @@ fn values(metrics: Metrics) -> Judgement {
     } else {
         (TapVerdict::Exact, None, None)
     };
-    Judgement { verdict, reason, note, metrics: Some(metrics), view: None }
+    let kind = (verdict == TapVerdict::Diverged).then_some(DifferenceKind::Values);
+    Judgement { verdict, kind, reason, note, metrics: Some(metrics), view: None }
 }
 
 #[cfg(test)]
@@ -174,7 +193,7 @@ mod tests {
             (tap("x", "ADD", values([1.0, 2.0])), tap("x", "ADD", values([1.0, 2.0])));
         reference.dims = [1, 2, 1, 1];
         let judgement = pair(subject, reference);
-        assert_eq!(judgement.verdict, TapVerdict::Diverged);
+        assert_eq!((judgement.verdict, judgement.kind), (TapVerdict::Diverged, Some(DifferenceKind::Shape)));
         assert!(
             judgement
                 .reason
@@ -191,14 +210,16 @@ mod tests {
         let judgement = pair(subject.clone(), reference.clone());
         assert_eq!((judgement.verdict, judgement.metrics), (TapVerdict::Diverged, None));
         reference.dtype = ElementType::Other("i32".to_owned());
-        assert_eq!(pair(subject, reference).reason.as_deref(), Some("dtype: subject f32, reference i32"));
+        let judgement = pair(subject, reference);
+        assert_eq!(judgement.kind, Some(DifferenceKind::Dtype));
+        assert_eq!(judgement.reason.as_deref(), Some("dtype: subject f32, reference i32"));
     }
 
     #[test]
     fn one_bit_is_a_divergence() {
         let other = f32::from_bits(2.0f32.to_bits() + 1);
         let judgement = pair(tap("x", "ADD", values([1.0, 2.0])), tap("x", "ADD", values([1.0, other])));
-        assert_eq!(judgement.verdict, TapVerdict::Diverged);
+        assert_eq!((judgement.verdict, judgement.kind), (TapVerdict::Diverged, Some(DifferenceKind::Values)));
         assert_eq!(
             pair(tap("x", "ADD", values([0.0, 1.0])), tap("x", "ADD", values([-0.0, 1.0]))).verdict,
             TapVerdict::Diverged
@@ -237,6 +258,7 @@ mod tests {
     fn another_op_is_found_even_where_the_values_agree() {
         let judgement = pair(tap("x", "ADD", values([1.0, 2.0])), tap("x", "MUL", values([1.0, 2.0])));
         assert_eq!(judgement.verdict, TapVerdict::Diverged);
+        assert_eq!(judgement.kind, Some(DifferenceKind::Op));
         assert_eq!(judgement.reason.as_deref(), Some("op: subject ADD, reference MUL"));
         let view = pair(tap("q-0", "PERMUTE", TapBytes::View), tap("q-0", "RESHAPE", TapBytes::View));
         assert_eq!(view.verdict, TapVerdict::Diverged, "the op of a view is compared too");
@@ -246,13 +268,15 @@ mod tests {
     fn only_views_of_the_table_are_views() {
         let known = pair(tap("q-0", "PERMUTE", TapBytes::View), tap("q-0", "PERMUTE", TapBytes::View));
         assert_eq!((known.verdict, known.view.is_some()), (TapVerdict::Exact, true));
-        for (subject, reference) in [
-            (tap("w-0", "VIEW", TapBytes::View), tap("w-0", "VIEW", TapBytes::View)),
-            (tap("q-0", "PERMUTE", TapBytes::View), tap("q-0", "PERMUTE", values([1.0, 2.0]))),
-            (tap("k-0", "VIEW", values([1.0, 2.0])), tap("k-0", "VIEW", TapBytes::View)),
-            (tap("k-0", "VIEW", TapBytes::View), tap("k-0", "VIEW", TapBytes::View)),
+        let layout = Some(DifferenceKind::Layout);
+        for (subject, reference, kind) in [
+            (tap("w-0", "VIEW", TapBytes::View), tap("w-0", "VIEW", TapBytes::View), None),
+            (tap("q-0", "PERMUTE", TapBytes::View), tap("q-0", "PERMUTE", values([1.0, 2.0])), layout),
+            (tap("k-0", "VIEW", values([1.0, 2.0])), tap("k-0", "VIEW", TapBytes::View), layout),
+            (tap("k-0", "VIEW", TapBytes::View), tap("k-0", "VIEW", TapBytes::View), None),
         ] {
-            assert_eq!(pair(subject, reference).verdict, TapVerdict::Unmeasured);
+            let judgement = pair(subject, reference);
+            assert_eq!((judgement.verdict, judgement.kind), (TapVerdict::Unmeasured, kind));
         }
         let mut reshaped = tap("q-0", "PERMUTE", TapBytes::View);
         reshaped.dims = [1, 2, 1, 1];

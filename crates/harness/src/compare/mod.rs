@@ -34,4 +34,4 @@ pub use metrics::{Difference, Metrics, Scalar};
 pub use result::{OracleFinding, Origin, TapResult, TokenRecord, TokenSource};
 pub use run::Comparison;
 pub use tolerance::Tolerances;
-pub use verdict::{Blame, Counts, Mode, RunVerdict, TapVerdict};
+pub use verdict::{Blame, Counts, DifferenceKind, Mode, RunVerdict, TapVerdict};

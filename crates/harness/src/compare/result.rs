@@ -7,7 +7,7 @@ use super::judge::Judgement;
 use super::locate::{BatchShape, cell_of, token_of};
 use super::logits::LogitMetrics;
 use super::metrics::Metrics;
-use super::verdict::{Blame, Mode, TapVerdict};
+use super::verdict::{Blame, DifferenceKind, Mode, TapVerdict};
 use crate::engines::OwnedTap;
 
 /// The name under which the logits stand in the results.
@@ -39,6 +39,9 @@ pub struct TapResult {
     pub mode: Mode,
     /// The verdict.
     pub verdict: TapVerdict,
+    /// In what the two sides differ; `None` where they agree, or nothing could be compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<DifferenceKind>,
     /// Who is wrong; `None` unless the verdict is a divergence.
     pub blame: Option<Blame>,
     /// Where the difference was made: this tap, or an earlier one that this one inherits it from. `None`
@@ -177,6 +180,7 @@ impl TapResult {
             shape: trimmed(tap.dims),
             mode,
             verdict: judgement.verdict,
+            kind: judgement.kind,
             blame: None,
             origin: None,
             amplification: None,
@@ -215,6 +219,7 @@ impl TapResult {
             shape: Vec::new(),
             mode: Mode::Chained,
             verdict,
+            kind: None,
             blame: None,
             origin: None,
             amplification: None,

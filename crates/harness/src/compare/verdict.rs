@@ -50,6 +50,24 @@ impl Mode {
     }
 }
 
+/// In what the two sides differ: looked for in this order, and what comes later is not compared then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DifferenceKind {
+    /// One side has the tap, the other has not.
+    Presence,
+    /// The dims.
+    Shape,
+    /// The element type.
+    Dtype,
+    /// The op.
+    Op,
+    /// One side re-labels values that the other holds, or holds another number of them than its dims say.
+    Layout,
+    /// The values.
+    Values,
+}
+
 /// Which side is wrong where the two differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -3,7 +3,9 @@
 use serde::Serialize;
 
 use super::manifest::RunManifest;
-use crate::compare::{Blame, Comparison, Mode, OracleFinding, Origin, Scalar, TapResult, TapVerdict};
+use crate::compare::{
+    Blame, Comparison, DifferenceKind, Mode, OracleFinding, Origin, Scalar, TapResult, TapVerdict,
+};
 
 /// The first result that diverged and is not known, in the order of evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -12,6 +14,8 @@ pub struct FirstDivergence {
     pub tap: String,
     /// Its layer.
     pub layer: Option<usize>,
+    /// In what the two sides differ; `None` for a token that was chosen differently.
+    pub kind: Option<DifferenceKind>,
     /// The decode call.
     pub batch: usize,
     /// The token of the batch that the first differing element belongs to.
@@ -69,6 +73,7 @@ impl FirstDivergence {
         Some(Self {
             tap: result.tap.clone(),
             layer: result.layer,
+            kind: result.kind,
             batch: result.batch,
             token: result.token,
             cell: result.cell,

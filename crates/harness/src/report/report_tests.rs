@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::compare::logits::{Flip, LogitMetrics};
-use crate::compare::{Blame, Difference, Metrics, Mode, Scalar, TokenSource};
+use crate::compare::{Blame, Difference, DifferenceKind, Metrics, Mode, Scalar, TokenSource};
 use crate::engines::{BuildManifest, EngineManifest};
 use crate::report::manifest::{Cpu, ModelManifest, RunManifest, Tool};
 use engine::tap::{DType, TapKey};
@@ -27,6 +27,7 @@ fn result(tap: &str, layer: Option<usize>, batch: usize, verdict: TapVerdict) ->
         shape: vec![256, 5],
         mode: Mode::Chained,
         verdict,
+        kind: (verdict == TapVerdict::Diverged).then_some(DifferenceKind::Values),
         blame: None,
         origin: None,
         amplification: None,

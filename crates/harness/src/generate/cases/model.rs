@@ -125,8 +125,8 @@ mod tests {
         }
         // Every head size that fits into the widths: the multiples of 8, those of 4 up to 136 and of 2 up to 68.
         let possible = |head_dim: &u32| {
-            let smallest_width = if head_dim % 8 == 0 { 0 } else { 128 / (head_dim & 6) * head_dim };
-            smallest_width <= Limits::MODELS.rare_width
+            let heads = [64, 32, 0][head_dim.trailing_zeros().min(3) as usize - 1];
+            heads * head_dim <= Limits::MODELS.rare_width
         };
         assert_eq!(head_dims_seen, (32..=256).step_by(2).filter(possible).collect());
         assert!(ratios.len() >= 8, "{ratios:?}");
