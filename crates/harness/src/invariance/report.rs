@@ -47,7 +47,7 @@ impl Spread {
     fn text(&self) -> String {
         match (self.identical(), self.nan) {
             (true, _) => "identical".to_owned(),
-            (false, 0) => format!("{} of {}, {} ULP", self.differing, self.total, self.max_ulp),
+            (false, 0) => format!("{} of {}, to {:.1e}", self.differing, self.total, self.max_abs),
             (false, nan) => format!("{nan} NaN, {} differ", self.differing),
         }
     }
