@@ -1,7 +1,7 @@
 //! Cases in a process of their own, so that a case that ends it ends nothing else.
 //!
 //! The process is this executable with a hidden subcommand. Parent and child exchange lines of JSON: a
-//! `Request` each way down, an `Answer` on the way up. The child stands on no ground that is sure (the
+//! `Request` on the way down, an `Answer` on the way up. The child stands on no ground that is sure (the
 //! reference may have written anywhere), so that whatever is no answer counts as its death.
 
 use std::fs::File;
