@@ -110,7 +110,7 @@ fn assert_same(model: &Arc<Model>, what: &str) -> Vec<f32> {
 
 /// Runs all calls both ways, with every instruction set and several numbers of threads, and returns the
 /// logits of the last call.
-fn assert_same_on(model: &Arc<Model>, what: &str, calls: &[Vec<BatchToken>]) -> Vec<f32> {
+fn assert_same_on(model: &Arc<Model>, what: &str, calls: &[Call]) -> Vec<f32> {
     let layers = model.hyper().layers;
     let mut logits = Vec::new();
     for isa in kernels::available() {
@@ -188,7 +188,11 @@ fn the_first_cell_of_a_block_is_seen() {
     let model = Arc::new(open(folder.path(), &tiny()));
     for length in [31, 32, 64] {
         let own = BatchToken { token: 9, position: length as i32, sequence: 0, output: true };
-        assert_same_on(&model, &format!("behind {length}"), &[prompt(512, length, 9, 0), vec![own]]);
+        assert_same_on(
+            &model,
+            &format!("behind {length}"),
+            &[Call::Decode(prompt(512, length, 9, 0)), Call::Decode(vec![own])],
+        );
     }
 }
 
@@ -204,7 +208,7 @@ fn a_hidden_token_that_is_no_number_spoils_those_in_front_of_it() {
     bytes[special * width * 2..][..2].copy_from_slice(&half::f16::NAN.to_le_bytes());
     model.replace_weight(name, bytes).expect("it fits");
     let model = Arc::new(model);
-    let calls = [prompt(512, 70, special as i32, 50)];
+    let calls = [Call::Decode(prompt(512, 70, special as i32, 50))];
     let logits = assert_same_on(&model, "one token of NaN", &calls);
     assert!(logits[..512].iter().all(|logit| logit.is_nan()), "the first token is spoilt");
 }
@@ -223,7 +227,8 @@ fn a_hidden_token_of_infinite_values_spoils_those_in_front_of_it() {
     model.replace_weight(name, bytes).expect("it fits");
     set_scale(&mut model, "blk.0.attn_v.weight", 256 * 128, 1e9);
     let model = Arc::new(model);
-    let logits = assert_same_on(&model, "infinite values", &[prompt(512, 70, special as i32, 50)]);
+    let logits =
+        assert_same_on(&model, "infinite values", &[Call::Decode(prompt(512, 70, special as i32, 50))]);
     assert!(logits[..512].iter().all(|logit| logit.is_nan()), "the first token is spoilt");
 }
 
@@ -241,7 +246,7 @@ fn queries_that_overflow_give_the_same_bits_in_steps() {
     let folder = folder();
     let mut model = open(folder.path(), &tiny());
     set_scale(&mut model, "blk.0.attn_q.weight", 256 * 256, 1e6);
-    assert_same_on(&Arc::new(model), "large queries", &[prompt(512, 70, 9, 0)]);
+    assert_same_on(&Arc::new(model), "large queries", &[Call::Decode(prompt(512, 70, 9, 0))]);
 }
 
 /// A chain that reads a value twice, the second time behind the node that read it first.

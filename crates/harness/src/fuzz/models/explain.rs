@@ -48,7 +48,7 @@ impl ModelCase {
             timeout: TIMEOUT,
             memory: None,
         };
-        let comparison = Lab::new(options, None, None).run(&case).map_err(|error| error.to_string())?;
+        let comparison = Lab::new(options).run(&case).map_err(|error| error.to_string())?;
         let first = comparison.results.iter().find(|result| result.verdict == TapVerdict::Diverged);
         let first = first.ok_or_else(|| "the check finds no divergence in even decode calls".to_owned())?;
         let values = first.metrics.as_ref().and_then(|metrics| metrics.first.as_ref()).map_or_else(
