@@ -188,6 +188,10 @@ fn heads() -> Vec<Fault> {
             Refused(&["above 0"]),
         ),
         key("key heads do not divide", "attention.head_count_kv", ValueDraft::u32(3), Refused(&["divisor"])),
+        // Everything else about this model is right.
+        fault("heads/3 key heads for 4", Refused(&["head_count_kv", "divisor"]), |d| {
+            *d = small_model_of(256, 4, 3);
+        }),
         key("no key heads", "attention.head_count_kv", ValueDraft::u32(0), Refused(&["above 0"])),
         key("key length too large", "attention.key_length", ValueDraft::u32(65), Refused(&["key_length"])),
         key("value length", "attention.value_length", ValueDraft::u32(32), Refused(&["value_length", "64"])),
