@@ -12,7 +12,8 @@ fn every_cell_that_has_to_be_identical_is() {
     let (code, out, err) = outcome(&run(&[
         "invariance",
         path.to_str().expect("text"),
-        "--single-reference-thread",
+        "--reference-threads",
+        "1",
         "--format",
         "json",
     ]));

@@ -23,9 +23,10 @@ pub struct InvarianceArgs {
     #[arg(long, value_name = "N,N,…", value_delimiter = ',', num_args = 1..=512)]
     pub tokens: Vec<u32>,
 
-    /// Run the reference with one thread in every cell: its threads spend their time waiting for each other
-    #[arg(long)]
-    pub single_reference_thread: bool,
+    /// Most threads of the reference, whose threads wait for each other by spinning; a cell with more has these
+    /// [default: the CPUs]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=512))]
+    pub reference_threads: Option<u32>,
 
     /// Format of the matrix
     #[arg(long, value_enum, default_value_t = InvarianceFormat::Text)]
@@ -56,7 +57,9 @@ pub fn run(args: &InvarianceArgs) -> Result<ExitCode, Failure> {
     } else {
         args.tokens.clone()
     };
-    let plan = Plan { tokens, reference_threads: !args.single_reference_thread };
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let reference_threads = args.reference_threads.map_or(cpus, |threads| threads as usize);
+    let plan = Plan { tokens, reference_threads };
     let model = args.model.clone();
     let report = std::thread::Builder::new()
         .name("invariance".to_owned())

@@ -90,8 +90,8 @@ pub struct InvarianceReport {
     pub cells: Vec<CellReport>,
     /// Tokens that were fed.
     pub tokens: usize,
-    /// Whether the reference ran with the threads of the cell.
-    pub reference_threads: bool,
+    /// The most threads that the reference had.
+    pub reference_threads: usize,
 }
 
 impl InvarianceReport {
@@ -159,10 +159,10 @@ impl InvarianceReport {
             format!("{what}: {identical} of {all} identical\n")
         };
         format!(
-            "{}\n\n{} tokens; every cell against the first; order: whether sums run in the order of the first cell{}\n{}{}{}",
+            "{}\n\n{} tokens; every cell against the first; order: whether sums run in the order of the first cell; the reference with at most {} threads\n{}{}{}",
             table.trim_fmt(),
             self.tokens,
-            if self.reference_threads { "" } else { "; the reference with one thread in every cell" },
+            self.reference_threads,
             line("subject against itself, same order", self.subject()),
             line("reference against itself, same order", self.reference()),
             line("subject against reference", self.between()),
@@ -207,7 +207,7 @@ mod tests {
             .map(|cell| CellReport { cell, subject: same, reference: same, between: same })
             .collect();
         cells.iter_mut().for_each(change);
-        InvarianceReport { cells, tokens: 1, reference_threads: true }
+        InvarianceReport { cells, tokens: 1, reference_threads: 4 }
     }
 
     #[test]
