@@ -35,7 +35,7 @@ pub trait Engine {
     fn next(&mut self) -> Result<Event, EngineFailure>;
 
     /// Waits until the engine has done of the decode call what it can do before taps are asked for: where both engines
-    /// have more threads than there are CPUs, they are faster one after the other than side by side.
+    /// together have more threads than there are CPUs, the threads of one then do not wait for CPUs that the other has.
     fn wait_ahead(&mut self) {}
 
     /// Decodes `batch`, the newest tokens of its sequence, again in place of what the cache holds of them, with the
