@@ -30,7 +30,7 @@ fn every_workload_is_timed_on_tokens_that_agree() {
     let command = [&["bench", text(&path), "--report", &report][..], &arguments].concat();
     let (code, stdout, stderr) = outcome(&run(&command));
     assert_eq!(code, 0, "{stdout}\n{stderr}");
-    assert!(stdout.contains("tokens agree") && stdout.contains("tg 4 @ 16"), "{stdout}");
+    assert!(stdout.contains("tokens agree") && stdout.contains("tg 4 @ 16") && stdout.contains("greedy 4 @ 16"), "{stdout}");
 
     let found = json(&std::fs::read_to_string(&file).expect("the report"));
     assert_eq!((&found["against"], &found["tokens_agree"]), (&"canonical".into(), &true.into()));
@@ -38,7 +38,8 @@ fn every_workload_is_timed_on_tokens_that_agree() {
     let lengths: Vec<&Value> =
         found["prefill"].as_array().expect("a list").iter().map(|p| &p["tokens"]).collect();
     assert_eq!(lengths, [5, 40]);
-    for speed in [&found["decode"], &found["prefill"][0], &found["prefill"][1]] {
+    assert_eq!(found["greedy"]["memory_bytes"], 512 * (256 + 12));
+    for speed in [&found["decode"], &found["greedy"], &found["prefill"][0], &found["prefill"][1]] {
         let ratio = |key: &str| speed["ratio"][key].as_f64().expect("a number");
         assert!(
             0.0 < ratio("lo") && ratio("lo") <= ratio("median") && ratio("median") <= ratio("hi"),
@@ -50,9 +51,9 @@ fn every_workload_is_timed_on_tokens_that_agree() {
             assert!(seconds.iter().all(|s| s.as_f64().is_some_and(|s| s > 0.0)), "{side}: {seconds:?}");
         }
     }
-    // Main run: one choice behind each of two prompts, five in the decode. Scaling: one number of threads with a prompt
+    // Main run: one choice behind each of two prompts, five in the decode and in the greedy one. Scaling: one number of threads with a prompt
     // and a decode, and two lengths that fit.
-    assert_eq!(found["agreement"]["compared"], 2 + 5 + (1 + 5) + 2 * (1 + 5));
+    assert_eq!(found["agreement"]["compared"], 2 + 2 * 5 + (1 + 5) + 2 * (1 + 5));
     assert_eq!(found["scaling"]["threads"].as_array().map(Vec::len), Some(1));
     for rows in ["prompt", "depth"] {
         assert_eq!(found["scaling"][rows].as_array().map(Vec::len), Some(2), "{rows}");

@@ -10,7 +10,9 @@ use common::{folder, model, tiny, tokens};
 use engine::graph::Replacement;
 use engine::kernels;
 use engine::model::Model;
-use engine::session::{BatchToken, Evaluate, FurtherSequence, NodeRun, Session, SessionSettings};
+use engine::session::{
+    BatchToken, Evaluate, FurtherSequence, NodeRun, Session, SessionSettings, largest_logit,
+};
 use engine::tap::{Tap, TapSink};
 use harness::generate::{HeadType, ModelSpec};
 
@@ -305,4 +307,63 @@ fn an_edited_graph_gives_the_same_bits_in_steps() {
         .expect("the order holds");
     let (plain, edited) = (assert_same(&plain, "plain"), assert_same(&Arc::new(edited), "edited"));
     assert_ne!(bits(&plain), bits(&edited), "the edit changes the results");
+}
+
+/// Choices without logits are those of all logits: greedy decoding with one output at a time and with several, behind
+/// prompts that are cut into micro-batches, with each instruction set, and on heads of each type.
+#[test]
+fn choices_without_logits_are_those_of_all_logits() {
+    for head in HeadType::ALL {
+        let folder = folder();
+        let spec = ModelSpec { head_type: head, vocabulary: 3000, ..tiny() };
+        let model = Arc::new(open(folder.path(), &spec));
+        for isa in kernels::available() {
+            for threads in [1, 3] {
+                let settings = SessionSettings { context: 128, micro_batch: 16, threads, kernel: Some(isa) };
+                let session = || Session::new(Arc::clone(&model), settings).expect("a session");
+                let (mut by_logits, mut by_choice) = (session(), session());
+                let entry = |token: i32, position: usize, output: bool| BatchToken {
+                    token,
+                    position: position as i32,
+                    sequence: 0,
+                    output,
+                };
+                let ids = tokens(37, 3000);
+                let mut batch: Vec<BatchToken> =
+                    ids.iter().enumerate().map(|(i, &id)| entry(id, i, matches!(i, 3 | 9 | 20 | 36))).collect();
+                for step in 0..12 {
+                    by_logits.decode(&batch, None).expect("it decodes");
+                    let expected: Vec<Option<usize>> =
+                        by_logits.logits().chunks_exact(3000).map(largest_logit).collect();
+                    let found = by_choice.choose(&batch).expect("it decodes");
+                    assert_eq!(found, expected, "{head:?} {isa} {threads} threads, step {step}");
+                    assert!(by_choice.logits().is_empty(), "there are no logits");
+                    let next = found.last().copied().flatten().expect("a choice");
+                    batch = vec![entry(next as i32, 37 + step, true)];
+                }
+                let copy = if head == HeadType::F16 { 3000 * (256 + 12) } else { 0 };
+                assert_eq!(by_choice.memory_of_choices(), copy, "{head:?}");
+                assert_eq!(cache(&by_logits, 2), cache(&by_choice, 2), "{head:?} {isa}");
+                // Logits are there again for whoever asks.
+                by_choice.decode(&batch, None).expect("it decodes");
+                by_logits.decode(&batch, None).expect("it decodes");
+                assert_eq!(bits(by_choice.logits()), bits(by_logits.logits()), "{head:?} {isa}");
+            }
+        }
+    }
+}
+
+/// A batch that is refused leaves nothing behind, with choices as with logits.
+#[test]
+fn a_refused_choice_leaves_the_session_as_it_was() {
+    let folder = folder();
+    let model = Arc::new(open(folder.path(), &tiny()));
+    let settings = SessionSettings { context: 32, micro_batch: 8, threads: 1, kernel: None };
+    let mut session = Session::new(model, settings).expect("a session");
+    let entry = |token: i32, position: i32| BatchToken { token, position, sequence: 0, output: true };
+    assert!(session.choose(&[entry(1 << 20, 0)]).is_err(), "no such token");
+    assert!(session.choose(&[]).is_err(), "no token");
+    let first = session.choose(&[entry(5, 0)]).expect("it decodes");
+    session.clear();
+    assert_eq!(session.choose(&[entry(5, 0)]).expect("it decodes"), first);
 }

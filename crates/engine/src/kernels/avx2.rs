@@ -10,7 +10,7 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
-use super::rows::check_gemm;
+use super::rows::{check_gemm, check_screen};
 use super::scalar::{self, Scalar, exp};
 use super::{Isa, Kernels, PREFETCH_BYTES, QuantizedRow, Rows, Ternary};
 use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
@@ -66,6 +66,12 @@ impl Kernels for Avx2 {
         unsafe { f32_gemm(a, b, out, stride) }
     }
 
+    fn screen_dots(&self, codes: &[u8], planes: [&[i8]; 2], out: &mut [[i32; 2]]) {
+        check_screen(codes, planes, out);
+        // SAFETY: an `Avx2` exists only where `get` found the features.
+        unsafe { screen_dots(codes, planes, out) }
+    }
+
     fn exp_and_sum(&self, x: &mut [f32], max: f32) -> f64 {
         // SAFETY: an `Avx2` exists only where `get` found the features.
         unsafe { exp_and_sum(x, max) }
@@ -119,6 +125,30 @@ fn quantize_activations(x: &[f32], q: &mut [i8]) -> QuantizedRow {
     }
     let rest = scalar::quantize_with_maximum(tail, q_tail, maximum);
     QuantizedRow { scale, sum: sum_i32(sums) + rest.sum }
+}
+
+/// Row after row. Bytes are widened to 16 bits first: a product of an unsigned and a signed byte needs all of
+/// them, and two side by side would not fit.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn screen_dots(codes: &[u8], planes: [&[i8]; 2], out: &mut [[i32; 2]]) {
+    let [(high, high_tail), (low, low_tail)] = planes.map(|plane| plane.as_chunks::<16>());
+    for (row, out) in codes.chunks_exact(planes[0].len()).zip(out) {
+        let (row, tail) = row.as_chunks::<16>();
+        let mut sums = [_mm256_setzero_si256(); 2];
+        for ((codes, high), low) in row.iter().zip(high).zip(low) {
+            // A line holds four of them; a request that was made already costs nothing.
+            prefetch(codes.as_ptr());
+            let codes = _mm256_cvtepu8_epi16(load_half_u8(codes));
+            for (sum, plane) in sums.iter_mut().zip([high, low]) {
+                let plane = _mm256_cvtepi8_epi16(load_half_i8(plane));
+                *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(codes, plane));
+            }
+        }
+        *out = [
+            sum_i32(sums[0]) + scalar::screen_dot(tail, high_tail),
+            sum_i32(sums[1]) + scalar::screen_dot(tail, low_tail),
+        ];
+    }
 }
 
 /// Blocks whose 16-bit lane sums cannot overflow: one block adds at most 4·2·2·128 = 2048 to a lane.
@@ -401,6 +431,18 @@ fn load_f16(values: &[f16; 8]) -> __m256 {
     // SAFETY: the reference covers the 16 bytes that are read; no alignment is required, and f16 is
     // a transparent u16.
     _mm256_cvtph_ps(unsafe { _mm_loadu_si128(values.as_ptr().cast()) })
+}
+
+#[target_feature(enable = "avx2")]
+fn load_half_u8(bytes: &[u8; 16]) -> __m128i {
+    // SAFETY: the reference covers the 16 bytes that are read; no alignment is required.
+    unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "avx2")]
+fn load_half_i8(bytes: &[i8; 16]) -> __m128i {
+    // SAFETY: the reference covers the 16 bytes that are read; no alignment is required.
+    unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
 }
 
 #[target_feature(enable = "avx2")]

@@ -11,6 +11,7 @@
 //! | `i2_s_gemm`, one token | memory: 32 bytes take two shifts, two masks, two `vpdpbusd` | 30 to 35 GB/s, and the same from cache |
 //! | `i2_s_gemm`, many tokens | `vpdpbusd`, 64 multiply-adds each | 405 to 425 GMAC/s, nine tenths of the ceiling |
 //! | `f16_gemm`, one packed row of `b` | memory: the head is the largest matrix of a model | 31 to 35 GB/s |
+//! | `screen_dots` | memory: 64 bytes take two `vpdpbusd` | – |
 //! | `f16_gemm`, KV cache | conversions to f32, one per three multiply-adds; with one token by the latency of rows that lie apart | – |
 
 use std::arch::x86_64::*;
@@ -19,7 +20,8 @@ use std::sync::OnceLock;
 use half::f16;
 
 use super::avx2::Avx2;
-use super::rows::check_gemm;
+use super::rows::{check_gemm, check_screen};
+use super::scalar;
 use super::{Isa, Kernels, PREFETCH_BYTES, QuantizedRow, Rows, Ternary};
 use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
 
@@ -76,6 +78,12 @@ impl Kernels for Avx512 {
 
     fn f32_gemm(&self, a: Rows<'_, f32>, b: Rows<'_, f32>, out: &mut [f32], stride: usize) {
         self.avx2.f32_gemm(a, b, out, stride);
+    }
+
+    fn screen_dots(&self, codes: &[u8], planes: [&[i8]; 2], out: &mut [[i32; 2]]) {
+        check_screen(codes, planes, out);
+        // SAFETY: an `Avx512` exists only where `get` found the features.
+        unsafe { screen_dots(codes, planes, out) }
     }
 
     fn exp_and_sum(&self, x: &mut [f32], max: f32) -> f64 {
@@ -381,6 +389,30 @@ fn f16_gemv(a: Rows<'_, f16>, b: &[f32], out: &mut [f32]) {
     }
 }
 
+/// Row after row, 64 codes at a time with both planes.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn screen_dots(codes: &[u8], planes: [&[i8]; 2], out: &mut [[i32; 2]]) {
+    let [(high, high_tail), (low, low_tail)] = planes.map(|plane| plane.as_chunks::<64>());
+    for (row, out) in codes.chunks_exact(planes[0].len()).zip(out) {
+        let (row, tail) = row.as_chunks::<64>();
+        // Two sums for each plane: one instruction then does not wait for the one before it.
+        let mut sums = [[_mm512_setzero_si512(); 2]; 2];
+        for (index, ((codes, high), low)) in row.iter().zip(high).zip(low).enumerate() {
+            prefetch(codes.as_ptr());
+            let codes = load_codes(codes);
+            let sums = &mut sums[index % 2];
+            sums[0] = _mm512_dpbusd_epi32(sums[0], codes, load_512(high));
+            sums[1] = _mm512_dpbusd_epi32(sums[1], codes, load_512(low));
+        }
+        let [even, odd] = sums;
+        let sum = |plane: usize| _mm512_reduce_add_epi32(_mm512_add_epi32(even[plane], odd[plane]));
+        *out = [
+            sum(0) + scalar::screen_dot(tail, high_tail),
+            sum(1) + scalar::screen_dot(tail, low_tail),
+        ];
+    }
+}
+
 /// Adds what is left over behind the last full step of four dot products, and stores them.
 #[target_feature(enable = "avx512f")]
 fn finish_rows(sums: __m128, a_tails: [&[f16]; ROWS], b_tail: &[f32], out: &mut [f32]) {
@@ -440,6 +472,12 @@ fn prefetch_later(address: *const u8) {
 fn load_256(bytes: &[u8; 32]) -> __m256i {
     // SAFETY: the reference covers the 32 bytes that are read; no alignment is required.
     unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "avx512f")]
+fn load_codes(bytes: &[u8; 64]) -> __m512i {
+    // SAFETY: the reference covers the 64 bytes that are read; no alignment is required.
+    unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
 }
 
 #[target_feature(enable = "avx512f")]

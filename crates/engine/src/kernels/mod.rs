@@ -133,6 +133,11 @@ pub trait Kernels: Send + Sync + fmt::Debug {
 
     /// Rounds f32 to the nearest value that f16 can hold, and keeps it as f32.
     fn round_to_f16(&self, x: &[f32], out: &mut [f32]);
+
+    /// `out[row][plane] = Σ_k codes[row][k] · planes[plane][k]`, exact: the products of a
+    /// [`Screen`](crate::ops::screen::Screen). `codes`: `[width, rows]` bytes; both planes have `width`
+    /// elements, at most 2¹⁶, so that no sum leaves an i32.
+    fn screen_dots(&self, codes: &[u8], planes: [&[i8]; 2], out: &mut [[i32; 2]]);
 }
 
 /// The kernels for `requested`, or the fastest that this CPU has.

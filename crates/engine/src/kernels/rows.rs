@@ -72,6 +72,13 @@ pub(super) fn check_out(rows: usize, tokens: usize, out: &[f32], stride: usize) 
     assert!(tokens == 0 || (stride >= rows && (tokens - 1) * stride + rows <= out.len()), "out is too short");
 }
 
+/// Panics unless every row of codes has a place in `out`, and both planes are as long as a row.
+pub(super) fn check_screen(codes: &[u8], planes: [&[i8]; 2], out: &[[i32; 2]]) {
+    let [high, low] = planes;
+    assert!(!high.is_empty() && high.len() == low.len() && high.len() <= 1 << 16, "planes of one length");
+    assert_eq!(codes.len(), high.len() * out.len(), "a row of codes for each result");
+}
+
 /// Packed ternary rows (spec §1.3) and the scale that they share.
 #[derive(Debug, Clone, Copy)]
 pub struct Ternary<'a> {

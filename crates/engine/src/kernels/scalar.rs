@@ -3,7 +3,7 @@
 
 use half::f16;
 
-use super::rows::check_gemm;
+use super::rows::{check_gemm, check_screen};
 use super::{Isa, Kernels, QuantizedRow, Rows, Ternary};
 use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
 
@@ -13,6 +13,11 @@ const LANES: usize = 8;
 const ACCUMULATORS: usize = 4;
 /// Elements that one step of a dot product takes.
 const STEP: usize = LANES * ACCUMULATORS;
+
+/// `Σ code·value`, exact.
+pub(super) fn screen_dot(codes: &[u8], plane: &[i8]) -> i32 {
+    codes.iter().zip(plane).map(|(&code, &value)| i32::from(code) * i32::from(value)).sum()
+}
 
 /// The kernels that need nothing beyond x86-64.
 #[derive(Debug)]
@@ -60,6 +65,13 @@ impl Kernels for Scalar {
             for i in 0..a.count() {
                 out[j * stride + i] = f32_dot(a.row(i), b.row(j));
             }
+        }
+    }
+
+    fn screen_dots(&self, codes: &[u8], planes: [&[i8]; 2], out: &mut [[i32; 2]]) {
+        check_screen(codes, planes, out);
+        for (codes, out) in codes.chunks_exact(planes[0].len()).zip(out) {
+            *out = planes.map(|plane| screen_dot(codes, plane));
         }
     }
 

@@ -104,3 +104,36 @@ fn every_kernel_has_the_scalar_ones_bits_on_random_rows() {
         assert_eq!((widest as u64, most_tokens as u64), (MOST_BLOCKS, MOST_TOKENS), "all sizes occur");
     }
 }
+
+/// The sums of a screen: whole numbers, so that only one value is right.
+#[test]
+fn every_kernel_has_the_scalar_ones_sums_of_a_screen() {
+    let kernels: Vec<_> = available().into_iter().map(|isa| select(Some(isa)).unwrap()).collect();
+    let mut random = Random(8);
+    let mut check = |codes: &[u8], planes: [&[i8]; 2]| {
+        let rows = codes.len() / planes[0].len();
+        let sums = |kernels: &dyn Kernels| {
+            let mut out = vec![[i32::MIN; 2]; rows];
+            kernels.screen_dots(codes, planes, &mut out);
+            out
+        };
+        let expected = sums(&Scalar);
+        let by_hand = |plane: &[i8]| codes.iter().zip(plane).map(|(&c, &p)| i64::from(c) * i64::from(p)).sum::<i64>();
+        assert_eq!(expected[0].map(i64::from), planes.map(by_hand));
+        for kernels in &kernels {
+            assert_eq!(sums(*kernels), expected, "{}: width {}, {rows} rows", kernels.isa(), planes[0].len());
+        }
+    };
+    for _ in 0..400 {
+        let (width, rows) = (random.up_to(300), random.up_to(9));
+        let codes: Vec<u8> = match random.next() % 4 {
+            0 => vec![255; width * rows],
+            _ => (0..width * rows).map(|_| random.next() as u8).collect(),
+        };
+        let planes = [random.activations(width), random.activations(width)];
+        check(&codes, [&planes[0], &planes[1]]);
+    }
+    // The widest row at its extremes is next to the end of an i32.
+    let width = 1 << 16;
+    check(&vec![255; 2 * width], [&vec![-128; width], &vec![127; width]]);
+}

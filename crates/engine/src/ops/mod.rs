@@ -10,4 +10,5 @@ pub mod matmul;
 pub mod rms_norm;
 pub mod rope;
 pub mod rows;
+pub mod screen;
 pub mod softmax;

@@ -46,10 +46,19 @@ pub(super) fn outputs(tokens: &[BatchToken]) -> Vec<usize> {
     (0..tokens.len()).filter(|&index| tokens[index].output).collect()
 }
 
+/// What becomes of the last step, the product with the head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Head {
+    /// It is evaluated: there are logits.
+    Evaluated,
+    /// It is left out.
+    Left,
+}
+
 /// How a graph is evaluated.
 pub(super) enum How<'a, 'sink> {
     /// In steps of several nodes, on the scratch that was made for them.
-    Steps(&'a Schedule),
+    Steps(&'a Schedule, Head),
     /// Node by node; each is handed over to the sink, if there is one.
     Nodes(Option<&'a mut (dyn TapSink + 'sink)>),
 }
@@ -72,8 +81,10 @@ impl<'a> Evaluation<'a> {
 
         let model = self.model;
         let mut sink = match how {
-            How::Steps(schedule) => {
-                self.run_steps(schedule, &batch);
+            How::Steps(schedule, head) => {
+                let steps = schedule.steps();
+                let last = if head == Head::Left { steps.len().saturating_sub(1) } else { steps.len() };
+                self.run_steps(&steps[..last], schedule, &batch);
                 return Ok(());
             }
             How::Nodes(sink) => sink,

@@ -9,6 +9,7 @@
 
 mod cache_ops;
 mod evaluate;
+mod greedy;
 mod isolated;
 mod replacement;
 mod row_steps;
@@ -29,9 +30,11 @@ use crate::model::Model;
 use crate::tap::TapSink;
 use crate::threads::Threads;
 
-use evaluate::{Evaluation, How};
+use evaluate::{Evaluation, Head, How};
+use greedy::ScreenedHead;
 use scratch::Scratch;
 
+pub use greedy::largest_logit;
 pub use isolated::{Isolated, MissingInput};
 pub use replacement::{Evaluate, NodeRun};
 pub use state::{SequenceState, SessionState};
@@ -87,6 +90,8 @@ pub struct Session {
     /// be evaluated on its own.
     steps: Option<(Schedule, Scratch)>,
     logits: Vec<f32>,
+    /// What [`choose`](Self::choose) needs, made when it is called first.
+    screened_head: Option<ScreenedHead>,
 }
 
 impl Session {
@@ -110,6 +115,7 @@ impl Session {
                 (schedule, scratch)
             }),
             logits: Vec::new(),
+            screened_head: None,
             model,
         })
     }
@@ -139,7 +145,18 @@ impl Session {
         &mut self,
         batch: &[BatchToken],
         further: &[FurtherSequence],
+        taps: Option<&mut dyn TapSink>,
+    ) -> Result<()> {
+        self.decode_as(batch, further, taps, None)
+    }
+
+    /// As [`decode_shared`](Self::decode_shared); with `choices`, greedy choices take the place of logits.
+    fn decode_as(
+        &mut self,
+        batch: &[BatchToken],
+        further: &[FurtherSequence],
         mut taps: Option<&mut dyn TapSink>,
+        mut choices: Option<&mut Vec<Option<usize>>>,
     ) -> Result<()> {
         check_batch(batch, self.model.hyper().vocabulary)?;
         check_further(batch, further)?;
@@ -161,7 +178,7 @@ impl Session {
                 self.cache.cells_mut().share(slot.start + more.token - first, more.sequence);
             }
             stored.push(slot.clone());
-            if let Err(error) = self.evaluate(micro_batch, &places, slot, &mut taps) {
+            if let Err(error) = self.evaluate(micro_batch, &places, slot, &mut taps, choices.as_deref_mut()) {
                 for slot in stored {
                     self.cache.cells_mut().undo(slot);
                 }
@@ -201,9 +218,15 @@ impl Session {
         places: &[Place],
         slot: Range<usize>,
         taps: &mut Option<&mut dyn TapSink>,
+        choices: Option<&mut Vec<Option<usize>>>,
     ) -> Result<()> {
+        // With several outputs, the whole head is read once for all of them.
+        let choose_alone = choices.is_some() && batch.iter().filter(|token| token.output).count() == 1;
+        if choose_alone {
+            self.prepare_choice();
+        }
         let (how, scratch) = match (taps, &mut self.steps) {
-            (None, Some((schedule, scratch))) => (How::Steps(schedule), scratch),
+            (None, Some((schedule, scratch))) => (How::Steps(schedule, Head::Evaluated), scratch),
             (None, None) => (How::Nodes(None), &mut self.scratch),
             (Some(sink), _) => (How::Nodes(Some(&mut **sink)), &mut self.scratch),
         };
@@ -214,19 +237,31 @@ impl Session {
             cache: &mut self.cache,
             scratch,
         };
-        match how {
+        let mut choice = None;
+        match (how, self.screened_head.as_ref().filter(|_| choose_alone)) {
             // A receiver of taps is bound to the calling thread.
-            How::Nodes(Some(sink)) => evaluation.run(batch, places, slot, How::Nodes(Some(sink)))?,
-            How::Nodes(None) => {
-                self.threads.inside(|| evaluation.run(batch, places, slot, How::Nodes(None)))?
+            (How::Nodes(Some(sink)), _) => evaluation.run(batch, places, slot, How::Nodes(Some(sink)))?,
+            (How::Nodes(None), _) => {
+                self.threads.inside(|| evaluation.run(batch, places, slot, How::Nodes(None)))?;
             }
-            How::Steps(steps) => {
-                self.threads.inside(|| evaluation.run(batch, places, slot, How::Steps(steps)))?
+            (How::Steps(steps, _), Some(head)) => {
+                let choose = || evaluation.run_and_choose(batch, places, slot, steps, head);
+                choice = Some(self.threads.inside(choose)?);
+            }
+            (How::Steps(steps, head), None) => {
+                self.threads.inside(|| evaluation.run(batch, places, slot, How::Steps(steps, head)))?;
             }
         }
         // What was computed from weights that are no longer there must not be used.
         self.model.file().check_readable()?;
-        self.logits.extend_from_slice(evaluation.logits());
+        match (choices, choice) {
+            (None, _) => self.logits.extend_from_slice(evaluation.logits()),
+            (Some(choices), Some(choice)) => choices.push(choice),
+            (Some(choices), None) => {
+                let rows = evaluation.logits().chunks_exact(self.model.hyper().vocabulary);
+                choices.extend(rows.map(largest_logit));
+            }
+        }
         Ok(())
     }
 

@@ -9,15 +9,15 @@ use crate::ops::matmul::{Matrix, matvecs};
 use crate::threads::take_front;
 
 impl Evaluation<'_> {
-    /// Evaluates all steps. The scratch has to be one that was made for them.
-    pub(super) fn run_steps(&mut self, schedule: &Schedule, batch: &Batch<'_>) {
+    /// Evaluates some steps of a schedule, in order. The scratch has to be one that was made for them.
+    pub(super) fn run_steps(&mut self, steps: &[Step], schedule: &Schedule, batch: &Batch<'_>) {
         let Scratch { mask, visible, .. } = &mut *self.scratch;
         visible.clear();
         visible.extend(
             mask.chunks_exact(batch.extents.cells)
                 .map(|mask| mask.iter().rposition(|m| *m == 0.0).map_or(0, |last| last + 1)),
         );
-        for step in schedule.steps() {
+        for step in steps {
             match step {
                 Step::Node(id) => self.evaluate(*id, self.model.graph().node(*id), batch),
                 Step::Products(nodes) => self.products(nodes, batch),

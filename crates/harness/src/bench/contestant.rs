@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 
 use engine::kernels::Isa;
 use engine::model::Model;
-use engine::session::{BatchToken, Session, SessionSettings};
+use engine::session::{BatchToken, Session, SessionSettings, largest_logit};
 
 use crate::case::{LayerSelection, LogitSelection, ModeSelection, Settings};
-use crate::compare::logits;
 use crate::engines::{EngineFailure, EngineManifest, Reference};
 
 /// How both sides are set up.
@@ -48,6 +47,14 @@ pub trait Contestant {
     /// # Errors
     /// The engine failed.
     fn decode(&mut self, tokens: &[i32], position: usize) -> Result<Step, EngineFailure>;
+
+    /// As [`decode`](Self::decode), with nothing wanted but the greedy choice.
+    ///
+    /// # Errors
+    /// The engine failed.
+    fn choose(&mut self, tokens: &[i32], position: usize) -> Result<Step, EngineFailure> {
+        self.decode(tokens, position)
+    }
 
     /// Puts idle threads to sleep, so that they do not slow down the other side.
     ///
@@ -89,10 +96,28 @@ impl SubjectContestant {
         }
     }
 
+    /// Bytes that it keeps for greedy choices.
+    pub fn memory_of_choices(&self) -> usize {
+        self.session.memory_of_choices()
+    }
+
     /// The logits behind the last token of the last call.
     pub fn logits(&self) -> &[f32] {
         self.session.logits()
     }
+}
+
+/// The tokens from `position` on, with an output for the last one.
+fn batch(tokens: &[i32], position: usize) -> Vec<BatchToken> {
+    let first = i32::try_from(position).unwrap_or(i32::MAX);
+    let at = |index: usize| first.saturating_add(i32::try_from(index).unwrap_or(i32::MAX));
+    let entry = |(index, &token): (usize, &i32)| BatchToken {
+        token,
+        position: at(index),
+        sequence: 0,
+        output: index + 1 == tokens.len(),
+    };
+    tokens.iter().enumerate().map(entry).collect()
 }
 
 impl Contestant for SubjectContestant {
@@ -102,21 +127,19 @@ impl Contestant for SubjectContestant {
     }
 
     fn decode(&mut self, tokens: &[i32], position: usize) -> Result<Step, EngineFailure> {
-        let first = i32::try_from(position).unwrap_or(i32::MAX);
-        let batch: Vec<BatchToken> = tokens
-            .iter()
-            .enumerate()
-            .map(|(index, &token)| BatchToken {
-                token,
-                position: first.saturating_add(i32::try_from(index).unwrap_or(i32::MAX)),
-                sequence: 0,
-                output: index + 1 == tokens.len(),
-            })
-            .collect();
+        let batch = batch(tokens, position);
         let started = Instant::now();
         self.session.decode(&batch, None)?;
         let time = started.elapsed();
-        Ok(Step { time, choice: logits::greedy(self.session.logits()) })
+        Ok(Step { time, choice: largest_logit(self.session.logits()) })
+    }
+
+    /// The choice is part of the call, and of its time.
+    fn choose(&mut self, tokens: &[i32], position: usize) -> Result<Step, EngineFailure> {
+        let batch = batch(tokens, position);
+        let started = Instant::now();
+        let choices = self.session.choose(&batch)?;
+        Ok(Step { time: started.elapsed(), choice: choices.last().copied().flatten() })
     }
 
     /// The subject's idle threads sleep by themselves.

@@ -125,6 +125,8 @@ pub struct Outcome {
     pub reference_micro_batch: usize,
     /// The subject.
     pub subject: EngineManifest,
+    /// Bytes that it keeps for greedy choices.
+    pub memory_of_choices: usize,
 }
 
 /// Where duels are held: the model, on both sides.
@@ -169,6 +171,7 @@ impl Arena<'_> {
             series: Vec::new(),
             reference_micro_batch: setup.reference_micro_batch,
             subject: subject.describe(),
+            memory_of_choices: subject.memory_of_choices(),
         };
         if outcome.agreement.holds() || !self.must_agree {
             for script in &scripts {
@@ -246,6 +249,10 @@ fn rehearse(
     }
     // The last choice is not fed to anyone.
     script.continuation.truncate(workload.steps());
+    if let Workload::Greedy { .. } = workload {
+        // Choices without logits have to be those that all logits gave; and what they need is made by the first.
+        perform(subject, "subject", &script, &script.subject_choices)?;
+    }
     Ok(script)
 }
 
@@ -286,7 +293,10 @@ fn perform(
     let mut choices = vec![prompt.choice];
     let mut time = Duration::ZERO;
     for (token, position) in script.continuation.chunks(1).zip(script.prompt.len()..) {
-        let step = contestant.decode(token, position)?;
+        let step = match script.workload {
+            Workload::Greedy { .. } => contestant.choose(token, position)?,
+            _ => contestant.decode(token, position)?,
+        };
         choices.push(step.choice);
         time += step.time;
     }
@@ -296,7 +306,7 @@ fn perform(
     }
     Ok(match script.workload {
         Workload::Prefill { .. } => prompt.time,
-        Workload::Decode { .. } => time,
+        Workload::Decode { .. } | Workload::Greedy { .. } => time,
     })
 }
 

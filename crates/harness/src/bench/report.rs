@@ -28,6 +28,8 @@ pub struct BenchReport {
     pub agreement: Agreement,
     /// Single tokens behind a prompt; `None` if nothing was timed.
     pub decode: Option<DecodeReport>,
+    /// The same where the subject is asked for its greedy choice alone; the reference computes all logits.
+    pub greedy: Option<GreedyReport>,
     /// Prompts.
     pub prefill: Vec<PrefillReport>,
     /// What memory can give.
@@ -142,6 +144,17 @@ pub struct DecodeReport {
     pub bandwidth_fraction: f64,
 }
 
+/// Single tokens of which only the greedy choice is wanted.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct GreedyReport {
+    /// The speeds. Bytes per token are those that the subject reads; the reference's rate is by the same count and so
+    /// too low.
+    #[serde(flatten)]
+    pub decode: DecodeReport,
+    /// Bytes of memory that the subject keeps for it.
+    pub memory_bytes: usize,
+}
+
 /// How the speeds change with one quantity at a time.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Scaling {
@@ -175,6 +188,8 @@ pub enum Line {
     Prefill(PrefillReport),
     /// Of single tokens.
     Decode(DecodeReport),
+    /// Of single tokens of which only the choice is wanted.
+    Greedy(DecodeReport),
 }
 
 impl Line {
@@ -183,11 +198,11 @@ impl Line {
         let speed = Speed::of(series, work);
         match series.workload {
             Workload::Prefill { tokens } => Self::Prefill(PrefillReport { tokens, speed }),
-            Workload::Decode { depth, steps } => {
+            Workload::Decode { depth, steps } | Workload::Greedy { depth, steps } => {
                 let bytes_per_token = work.bytes_per_token.unwrap_or(f64::NAN);
                 let rate = |tps: f64| tps * bytes_per_token / 1e9;
                 let (subject_gbps, reference_gbps) = (rate(speed.subject_tps), rate(speed.reference_tps));
-                Self::Decode(DecodeReport {
+                let line = DecodeReport {
                     depth,
                     steps,
                     speed,
@@ -195,26 +210,40 @@ impl Line {
                     subject_gbps,
                     reference_gbps,
                     bandwidth_fraction: subject_gbps / bandwidth.gbps,
-                })
+                };
+                match series.workload {
+                    Workload::Greedy { .. } => Self::Greedy(line),
+                    _ => Self::Decode(line),
+                }
             }
         }
     }
 }
 
-/// The lines of several series, prompts and single tokens apart.
-pub fn lines(
-    series: &[Series],
-    work: impl Fn(Workload) -> Work,
-    bandwidth: &Bandwidth,
-) -> (Vec<PrefillReport>, Vec<DecodeReport>) {
-    let (mut prefill, mut decode) = (Vec::new(), Vec::new());
-    for series in series {
-        match Line::of(series, &work(series.workload), bandwidth) {
-            Line::Prefill(line) => prefill.push(line),
-            Line::Decode(line) => decode.push(line),
+/// The lines of several series, by kind.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Lines {
+    /// Prompts.
+    pub prefill: Vec<PrefillReport>,
+    /// Single tokens.
+    pub decode: Vec<DecodeReport>,
+    /// Single tokens of which only the choice is wanted.
+    pub greedy: Vec<DecodeReport>,
+}
+
+impl Lines {
+    /// The lines of `series`; `work` counts what a workload does.
+    pub fn of(series: &[Series], work: impl Fn(Workload) -> Work, bandwidth: &Bandwidth) -> Self {
+        let mut lines = Self::default();
+        for series in series {
+            match Line::of(series, &work(series.workload), bandwidth) {
+                Line::Prefill(line) => lines.prefill.push(line),
+                Line::Decode(line) => lines.decode.push(line),
+                Line::Greedy(line) => lines.greedy.push(line),
+            }
         }
+        lines
     }
-    (prefill, decode)
 }
 
 /// A format of the report.
@@ -262,7 +291,7 @@ mod tests {
         let work = Work { multiply_adds: 1e9, bytes_per_token: Some(0.5e9) };
         let Line::Decode(line) = Line::of(&series, &work, &BANDWIDTH) else { panic!("a decode") };
         assert_eq!((line.subject_gbps, line.reference_gbps, line.bandwidth_fraction), (5.0, 2.5, 0.25));
-        let (prefill, decode) = lines(&[series], |_| work, &BANDWIDTH);
+        let Lines { prefill, decode, .. } = Lines::of(&[series], |_| work, &BANDWIDTH);
         assert_eq!((prefill.len(), decode), (0, vec![line]));
     }
 }

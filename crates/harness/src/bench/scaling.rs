@@ -3,7 +3,7 @@
 use super::bandwidth::Bandwidth;
 use super::contestant::Setup;
 use super::duel::{Agreement, Arena, DuelError};
-use super::report::{Scaling, ThreadsRow, lines};
+use super::report::{Lines, Scaling, ThreadsRow};
 use super::work::Work;
 use super::workload::Workload;
 
@@ -80,7 +80,7 @@ impl Plan {
             let outcome = arena.hold(setup, &workloads, self.pairs, progress)?;
             agreement.absorb(outcome.agreement);
             micro_batch = micro_batch.min(outcome.reference_micro_batch);
-            let (prefill, decode) = lines(&outcome.series, work, bandwidth);
+            let Lines { prefill, decode, .. } = Lines::of(&outcome.series, work, bandwidth);
             let rows = prefill.into_iter().zip(decode);
             scaling.threads.extend(rows.map(|(prefill, decode)| ThreadsRow { threads, prefill, decode }));
         }
@@ -90,7 +90,8 @@ impl Plan {
             let outcome = arena.hold(setup, &workloads, self.pairs, progress)?;
             agreement.absorb(outcome.agreement);
             micro_batch = micro_batch.min(outcome.reference_micro_batch);
-            (scaling.prompt, scaling.depth) = lines(&outcome.series, work, bandwidth);
+            let lines = Lines::of(&outcome.series, work, bandwidth);
+            (scaling.prompt, scaling.depth) = (lines.prefill, lines.decode);
         }
         Ok((scaling, agreement, micro_batch))
     }

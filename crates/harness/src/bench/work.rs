@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use engine::graph::{Extents, Op};
-use engine::model::Model;
+use engine::gguf::TensorType;
+use engine::model::{Model, WeightId};
 
 use super::workload::Workload;
 
@@ -14,7 +15,8 @@ pub struct Work {
     /// Multiply-adds of all matrix products, attention included; what the causal mask hides is not counted.
     pub multiply_adds: f64,
     /// Bytes that decoding one token reads at least: every weight once, and the keys and values of the tokens
-    /// before it, averaged over the steps. `None` for a prefill, where the weights are read once for many tokens.
+    /// before it, averaged over the steps; for a greedy choice, the int8 copy of an f16 head in place of the head.
+    /// `None` for a prefill, where the weights are read once for many tokens.
     pub bytes_per_token: Option<f64>,
 }
 
@@ -29,6 +31,11 @@ impl Work {
                 let positions = depth..depth.saturating_add(steps);
                 let bytes = weight_bytes(model) as f64 + cache_bytes(model, positions.clone());
                 Self { multiply_adds: multiply_adds(model, positions, steps), bytes_per_token: Some(bytes) }
+            }
+            Workload::Greedy { depth, steps } => {
+                let all = Self::of(model, Workload::Decode { depth, steps });
+                let spared = head_bytes(model) - screen_bytes(model);
+                Self { bytes_per_token: all.bytes_per_token.map(|bytes| bytes - spared), ..all }
             }
         }
     }
@@ -73,6 +80,22 @@ fn weight_bytes(model: &Model) -> u64 {
         })
         .collect();
     read.into_iter().map(|id| model.weight_bytes(id).len() as u64).sum()
+}
+
+/// The weight of the product that makes the logits, if it is f16: such a head has an int8 copy.
+fn f16_head(model: &Model) -> Option<WeightId> {
+    let Op::MatMul { weight } = model.graph().nodes.last()?.op else { return None };
+    (model.weight_info(weight).tensor_type() == TensorType::F16).then_some(weight)
+}
+
+fn head_bytes(model: &Model) -> f64 {
+    f16_head(model).map_or(0.0, |weight| model.weight_bytes(weight).len() as f64)
+}
+
+/// Bytes of the copy: a byte per weight, and three f32 per row.
+fn screen_bytes(model: &Model) -> f64 {
+    let rows = model.hyper().vocabulary * 3 * size_of::<f32>();
+    f16_head(model).map_or(0.0, |weight| model.weight_bytes(weight).len() as f64 / 2.0 + rows as f64)
 }
 
 /// Bytes of keys and values, two each, that the tokens at `positions` read on average.
@@ -134,6 +157,18 @@ mod tests {
             let cell = (2 * 2 * 2 * 128) as f64;
             assert_eq!(bytes(10, 1), ternary + norms + 2.0 * HEAD + 11.0 * cell);
             assert_eq!(bytes(10, 3), ternary + norms + 2.0 * HEAD + 12.0 * cell, "11, 12 and 13 cells");
+        });
+    }
+
+    #[test]
+    fn a_greedy_token_reads_the_copy_in_place_of_the_head() {
+        with_tiny(|model| {
+            let of = |workload| Work::of(model, workload);
+            let all = of(Workload::Decode { depth: 10, steps: 3 });
+            let greedy = of(Workload::Greedy { depth: 10, steps: 3 });
+            assert_eq!(greedy.multiply_adds, all.multiply_adds);
+            let spared = all.bytes_per_token.zip(greedy.bytes_per_token).map(|(all, greedy)| all - greedy);
+            assert_eq!(spared, Some(HEAD - 512.0 * 12.0));
         });
     }
 

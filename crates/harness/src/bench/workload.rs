@@ -17,6 +17,14 @@ pub enum Workload {
         /// Single tokens.
         steps: usize,
     },
+    /// The same, where the subject is asked for its next greedy choice alone, and so may leave out logits that cannot be
+    /// the largest. The reference, which cannot, computes all of them.
+    Greedy {
+        /// Tokens of the prompt.
+        depth: usize,
+        /// Single tokens.
+        steps: usize,
+    },
 }
 
 impl Workload {
@@ -24,7 +32,7 @@ impl Workload {
     pub fn prompt(&self) -> usize {
         match *self {
             Self::Prefill { tokens } => tokens,
-            Self::Decode { depth, .. } => depth,
+            Self::Decode { depth, .. } | Self::Greedy { depth, .. } => depth,
         }
     }
 
@@ -32,7 +40,7 @@ impl Workload {
     pub fn steps(&self) -> usize {
         match *self {
             Self::Prefill { .. } => 0,
-            Self::Decode { steps, .. } => steps,
+            Self::Decode { steps, .. } | Self::Greedy { steps, .. } => steps,
         }
     }
 
@@ -40,7 +48,7 @@ impl Workload {
     pub fn timed_tokens(&self) -> usize {
         match *self {
             Self::Prefill { tokens } => tokens,
-            Self::Decode { steps, .. } => steps,
+            Self::Decode { steps, .. } | Self::Greedy { steps, .. } => steps,
         }
     }
 
@@ -51,11 +59,12 @@ impl Workload {
 }
 
 impl fmt::Display for Workload {
-    /// As llama.cpp's bench names them: `pp 128`, `tg 16 @ 128`.
+    /// As llama.cpp's bench names them: `pp 128`, `tg 16 @ 128`; and `greedy 16 @ 128`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Prefill { tokens } => write!(f, "pp {tokens}"),
             Self::Decode { depth, steps } => write!(f, "tg {steps} @ {depth}"),
+            Self::Greedy { depth, steps } => write!(f, "greedy {steps} @ {depth}"),
         }
     }
 }
@@ -76,7 +85,10 @@ mod tests {
         let (prefill, decode) = (Workload::Prefill { tokens: 7 }, Workload::Decode { depth: 5, steps: 3 });
         assert_eq!((prefill.timed_tokens(), prefill.cells(), prefill.steps()), (7, 7, 0));
         assert_eq!((decode.timed_tokens(), decode.cells(), decode.prompt()), (3, 8, 5));
-        assert_eq!([prefill, decode].map(|workload| workload.to_string()), ["pp 7", "tg 3 @ 5"]);
+        let greedy = Workload::Greedy { depth: 5, steps: 3 };
+        assert_eq!((greedy.timed_tokens(), greedy.cells(), greedy.prompt()), (3, 8, 5));
+        let names = [prefill, decode, greedy].map(|workload| workload.to_string());
+        assert_eq!(names, ["pp 7", "tg 3 @ 5", "greedy 3 @ 5"]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::model_hash::ModelHash;
 use crate::bench::bandwidth::Bandwidth;
 use crate::bench::contestant::Setup;
 use crate::bench::duel::DuelError;
-use crate::bench::report::{BenchFormat, BenchManifest, Scaling, lines};
+use crate::bench::report::{BenchFormat, BenchManifest, GreedyReport, Lines, Scaling};
 use crate::bench::scaling::{Plan, context_of};
 use crate::bench::taps::TapCosts;
 use crate::bench::work::Work;
@@ -163,7 +163,9 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
     let bandwidth = bandwidth.or_faster(Bandwidth::measure(threads).map_err(Failure::internal)?);
     let taps = args.taps.then(|| tap_costs(&mut arena, &setup, args)).transpose().map_err(failure)?;
 
-    let (prefill, decode) = lines(&outcome.series, |workload| Work::of(&model, workload), &bandwidth);
+    let Lines { prefill, decode, greedy } =
+        Lines::of(&outcome.series, |workload| Work::of(&model, workload), &bandwidth);
+    let memory_bytes = outcome.memory_of_choices;
     let tokens_agree = outcome.agreement.holds();
     let exit = if tokens_agree || !must_agree { ExitCode::Parity } else { ExitCode::Divergence };
     let mut report = BenchReport {
@@ -173,6 +175,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
         tokens_agree,
         agreement: outcome.agreement,
         decode: decode.into_iter().next(),
+        greedy: greedy.into_iter().next().map(|decode| GreedyReport { decode, memory_bytes }),
         prefill,
         bandwidth,
         threads,
@@ -240,11 +243,14 @@ fn tap_costs(arena: &mut Arena<'_>, setup: &Setup, args: &BenchArgs) -> Result<T
 }
 
 impl BenchArgs {
-    /// The prompts, then the single tokens.
+    /// The prompts, then the single tokens with all logits and with the choice alone.
     fn workloads(&self, hyper: &HyperParameters) -> Result<Vec<Workload>, Failure> {
-        let decode = Workload::Decode { depth: self.depth, steps: self.steps };
+        let decode = [
+            Workload::Decode { depth: self.depth, steps: self.steps },
+            Workload::Greedy { depth: self.depth, steps: self.steps },
+        ];
         let prompts = self.prefill.iter().map(|&tokens| Workload::Prefill { tokens });
-        let workloads: Vec<Workload> = prompts.chain([decode]).collect();
+        let workloads: Vec<Workload> = prompts.chain(decode).collect();
         for workload in &workloads {
             let (cells, most) = (workload.cells(), hyper.context_length);
             if cells > most {

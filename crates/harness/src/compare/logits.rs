@@ -1,5 +1,6 @@
-//! What is measured on logits beyond the metrics of every tap, and the greedy choice.
+//! What is measured on logits beyond the metrics of every tap.
 
+use engine::session::largest_logit;
 use serde::Serialize;
 
 use crate::engines::Logits;
@@ -34,21 +35,6 @@ pub struct Flip {
     pub margin: Option<f64>,
 }
 
-/// The index of the largest logit, the lowest index among equals. `None` if the row is empty or holds
-/// a NaN: there is no largest value then, and token 0 would be a lie.
-pub fn greedy(row: &[f32]) -> Option<usize> {
-    if row.iter().any(|value| value.is_nan()) {
-        return None;
-    }
-    let mut best = 0;
-    for (index, &value) in row.iter().enumerate() {
-        if value > row[best] {
-            best = index;
-        }
-    }
-    (!row.is_empty()).then_some(best)
-}
-
 /// How far the last row's logit of token `other` is below that of token `top`; `None` without both of them.
 pub fn margin(logits: &Logits, other: Option<i32>, top: Option<i32>) -> Option<f64> {
     let row = logits.last_row()?;
@@ -64,7 +50,7 @@ pub fn measure(subject: &Logits, reference: &Logits) -> LogitMetrics {
     let mut overlap = Some(0.0);
     let (mut forward, mut backward) = (Some(0.0f64), Some(0.0f64));
     for (row, (s, r)) in rows().enumerate() {
-        let (top_s, top_r) = (greedy(s), greedy(r));
+        let (top_s, top_r) = (largest_logit(s), largest_logit(r));
         if top_s.is_some() && top_s == top_r {
             metrics.top1_agree += 1;
         } else {
@@ -131,15 +117,6 @@ mod tests {
 
     fn logits(vocabulary: usize, values: &[f32]) -> Logits {
         Logits { vocabulary, values: values.to_vec() }
-    }
-
-    #[test]
-    fn the_lowest_of_equal_logits_wins_and_nan_wins_nothing() {
-        assert_eq!(greedy(&[1.0, 3.0, 3.0]), Some(1));
-        assert_eq!(greedy(&[-0.0, 0.0]), Some(0));
-        assert_eq!(greedy(&[f32::NEG_INFINITY, f32::NEG_INFINITY]), Some(0));
-        assert_eq!(greedy(&[5.0, f32::NAN]), None);
-        assert_eq!(greedy(&[]), None);
     }
 
     #[test]

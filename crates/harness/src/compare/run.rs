@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use engine::session::BatchToken;
+use engine::session::{BatchToken, largest_logit};
 
 use super::align::Aligned;
 use super::batch::BatchVisit;
@@ -275,7 +275,7 @@ impl Comparison {
     /// the reference has no choice; decoding then ends.
     fn greedy(&mut self, end: &BatchEnd, position: usize) -> Option<TokenRecord> {
         let choice = |logits: &crate::engines::Logits| {
-            logits.last_row().and_then(logits::greedy).and_then(|id| i32::try_from(id).ok())
+            logits.last_row().and_then(largest_logit).and_then(|id| i32::try_from(id).ok())
         };
         let (subject, reference) = (choice(&end.subject), choice(&end.reference));
         if subject.is_none() || subject != reference {

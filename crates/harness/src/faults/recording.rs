@@ -5,10 +5,9 @@
 
 use std::sync::Arc;
 
-use engine::session::BatchToken;
+use engine::session::{BatchToken, largest_logit};
 
 use crate::case::Case;
-use crate::compare::logits;
 use crate::engines::{Engine, EngineFailure, EngineManifest, Event, Logits, OwnedTap};
 
 /// One decode call.
@@ -42,7 +41,7 @@ impl Recording {
         for step in 0..case.steps {
             let last = recording.batches.last();
             let row = last.and_then(|batch| batch.logits.last_row());
-            let choice = row.and_then(logits::greedy).and_then(|id| i32::try_from(id).ok());
+            let choice = row.and_then(largest_logit).and_then(|id| i32::try_from(id).ok());
             let position = i32::try_from(case.tokens.len() + step);
             let (Some(token), Ok(position)) = (choice, position) else { break };
             recording.batch(Case::step_batch(token, position), engine)?;

@@ -22,9 +22,10 @@ use super::protocol::{
     element_size,
 };
 use crate::case::LayerSelection;
-use crate::compare::{logits, views};
+use crate::compare::views;
 use crate::engines::{BuildManifest, Digest};
 use crate::exit::chain;
+use engine::session::largest_logit;
 use engine::tap::TapKey;
 
 /// The reference's matrix product keeps a scratch array on its stack that grows with the batch
@@ -296,7 +297,7 @@ fn time(session: &mut Session, position: u32, tokens: &[u8]) -> Answer {
     let elapsed = started.elapsed();
     let response = Response::Timed {
         nanoseconds: u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX),
-        choice: logits::greedy(session.logits()).and_then(|token| u32::try_from(token).ok()),
+        choice: largest_logit(session.logits()).and_then(|token| u32::try_from(token).ok()),
     };
     Ok((response, Vec::new()))
 }

@@ -4,7 +4,7 @@ use super::head;
 use super::layout::{Tables, field, line, wrapped};
 use crate::bench::BenchReport;
 use crate::bench::duel::Disagreement;
-use crate::bench::report::{BenchManifest, DecodeReport, PrefillReport, Scaling, Speed};
+use crate::bench::report::{BenchManifest, DecodeReport, GreedyReport, PrefillReport, Scaling, Speed};
 use crate::bench::statistics::Interval;
 use crate::bench::taps::{SideCost, TapCosts};
 use crate::bench::workload::Workload;
@@ -95,11 +95,18 @@ fn decode_row(decode: &DecodeReport) -> [String; 7] {
     row(Workload::Decode { depth: decode.depth, steps: decode.steps }.to_string(), &decode.speed)
 }
 
+fn greedy_row(greedy: &GreedyReport) -> [String; 7] {
+    let DecodeReport { depth, steps, speed, .. } = &greedy.decode;
+    row(Workload::Greedy { depth: *depth, steps: *steps }.to_string(), speed)
+}
+
 fn speeds(out: &mut String, report: &BenchReport) {
     let Some(decode) = &report.decode else { return };
-    let title = "speed: pp N is a prompt of N tokens, tg N @ D are N single tokens behind D; ratio is subject by \
-                 reference, above 1 the subject is faster";
-    let rows = report.prefill.iter().map(prefill_row).chain([decode_row(decode)]).collect();
+    let title = "speed: pp N is a prompt of N tokens, tg N @ D are N single tokens behind D, greedy the same where the \
+                 subject is asked for the next token alone; ratio is subject by reference, above 1 the subject is \
+                 faster";
+    let prompts = report.prefill.iter().map(prefill_row);
+    let rows = prompts.chain([decode_row(decode)]).chain(report.greedy.as_ref().map(greedy_row)).collect();
     table(out, title.to_owned(), "workload", rows);
     let text = format!(
         "a decoded token reads {:.1} MB: subject {:.1} GB/s, {:.0} % of the measured bandwidth; reference {:.1} GB/s",
@@ -110,6 +117,17 @@ fn speeds(out: &mut String, report: &BenchReport) {
     );
     line(out, "");
     wrapped(out, "", &text);
+    if let Some(GreedyReport { decode, memory_bytes }) = &report.greedy {
+        let text = format!(
+            "a greedy token reads {:.1} MB and is the one that all logits give; subject {:.1} GB/s, {:.0} % of the \
+             measured bandwidth; the copy of the head takes {:.1} MB of memory",
+            decode.bytes_per_token / 1e6,
+            decode.subject_gbps,
+            decode.bandwidth_fraction * 100.0,
+            *memory_bytes as f64 / 1e6
+        );
+        wrapped(out, "", &text);
+    }
 }
 
 fn scalings(out: &mut String, scaling: &Scaling) {
@@ -182,8 +200,11 @@ fn summary(report: &BenchReport) -> String {
                 .map(|prefill| format!("{:.2}x on pp {}", prefill.speed.ratio.median, prefill.tokens))
                 .collect();
             let tokens = if report.tokens_agree { "tokens agree" } else { "tokens differ" };
+            let greedy = report.greedy.as_ref().map_or_else(String::new, |greedy| {
+                format!(" ({:.2}x for the next token alone)", greedy.decode.speed.ratio.median)
+            });
             format!(
-                "bench: {:.2}x the {against} build's decode speed, {}; {tokens}",
+                "bench: {:.2}x the {against} build's decode speed{greedy}, {}; {tokens}",
                 decode.speed.ratio.median,
                 prefill.join(", ")
             )

@@ -3,7 +3,7 @@
 use super::*;
 use crate::bench::bandwidth::Bandwidth;
 use crate::bench::duel::{Agreement, Series};
-use crate::bench::report::{BenchFormat, ThreadsRow, lines};
+use crate::bench::report::{BenchFormat, Lines, ThreadsRow};
 use crate::bench::taps::CheckCost;
 use crate::bench::work::Work;
 use crate::case::ModeSelection;
@@ -46,12 +46,13 @@ fn fixture() -> BenchReport {
     let series = [
         Series { workload: Workload::Prefill { tokens: 128 }, pairs: pairs(1.0, 3.0) },
         Series { workload: Workload::Decode { depth: 64, steps: 16 }, pairs: pairs(1.0, 2.0) },
+        Series { workload: Workload::Greedy { depth: 64, steps: 16 }, pairs: pairs(0.5, 2.0) },
     ];
     let work = |workload: Workload| Work {
         multiply_adds: 2e9,
         bytes_per_token: (workload.steps() > 0).then_some(0.5e9),
     };
-    let (prefill, decode) = lines(&series, work, &bandwidth);
+    let Lines { prefill, decode, greedy } = Lines::of(&series, work, &bandwidth);
     let row = ThreadsRow { threads: 1, prefill: prefill[0].clone(), decode: decode[0].clone() };
     BenchReport {
         schema_version: 1,
@@ -60,6 +61,7 @@ fn fixture() -> BenchReport {
         tokens_agree: true,
         agreement: Agreement { compared: 18, agreeing: 18, first_disagreement: None },
         decode: decode.first().cloned(),
+        greedy: greedy.first().cloned().map(|decode| GreedyReport { decode, memory_bytes: 250_000_000 }),
         scaling: Some(Scaling {
             pairs: 5,
             threads: vec![row],
@@ -113,6 +115,9 @@ fn the_text_has_every_figure_and_fits_its_width() {
     has(&["pp 128", "3.00", "3.00 to 3.00", "128.00", "42.67", "2.0", "0.7"]);
     has(&["tg 16 @ 64", "2.00", "16.00", "8.00", "1.0"]);
     has(&["500.0 MB", "8.0 GB/s", "40 %", "4.0 GB/s"]);
+    has(&["greedy 16 @ 64", "4.00", "32.00", "8.00"]);
+    has(&["16.0 GB/s", "80 %"]);
+    has(&["250.0 MB of"]);
     has(&["greedy tokens: 18 of 18 agree"]);
     has(&["1: pp 128"]);
     has(&["left out", "2048"]);
@@ -122,7 +127,8 @@ fn the_text_has_every_figure_and_fits_its_width() {
     has(&["625 ms node by node", "500 ms in steps"]);
     has(&["warning: something to know"]);
     assert!(
-        text.ends_with("bench: 2.00x the canonical build's decode speed, 3.00x on pp 128; tokens agree\n")
+        text.ends_with("bench: 2.00x the canonical build's decode speed (4.00x for the next token alone), 3.00x on pp 128; tokens \
+             agree\n")
     );
     for line in text.lines() {
         assert!(line.chars().count() <= WIDTH, "{line}");

@@ -1,0 +1,128 @@
+//! The greedy choice behind a token, without computing the logits that cannot be the largest.
+//!
+//! What is read for a token is then the ternary weights and half of the head: an int8 copy of it, made at the first
+//! call, proves for nearly every row that it is not the largest (see [`Screen`]).
+
+use std::ops::Range;
+
+use super::evaluate::{Evaluation, Head, How, outputs};
+use super::{BatchToken, Session};
+use crate::error::Result;
+use crate::graph::{Graph, NodeId, Op, Schedule, Step};
+use crate::kv_cache::Place;
+use crate::model::WeightId;
+use crate::ops::matmul::{Activations, Matrix, matmul};
+use crate::ops::screen::Screen;
+
+/// The index of the largest logit of a row, the lowest among equals. `None` if the row is empty or holds a NaN: there
+/// is no largest value then, and token 0 would be a lie.
+pub fn largest_logit(row: &[f32]) -> Option<usize> {
+    if row.iter().any(|value| value.is_nan()) {
+        return None;
+    }
+    let mut best = 0;
+    for (index, &value) in row.iter().enumerate() {
+        if value > row[best] {
+            best = index;
+        }
+    }
+    (!row.is_empty()).then_some(best)
+}
+
+impl Session {
+    /// Decodes a batch as [`decode`](Self::decode) does, and returns the greedy choice behind every token that has
+    /// [`BatchToken::output`] set, in batch order: what [`largest_logit`] finds in its logits, bit for bit. There
+    /// are no [`logits`](Self::logits) afterwards.
+    ///
+    /// With an f16 head, the first call makes an int8 copy of it, `vocabulary · (width + 12)` bytes, which the session
+    /// keeps; [`memory_of_choices`](Self::memory_of_choices) says how many that are. Where there is no memory for it,
+    /// the head is of another type, or a micro-batch has several outputs, all logits are computed and dropped.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode).
+    pub fn choose(&mut self, batch: &[BatchToken]) -> Result<Vec<Option<usize>>> {
+        let mut choices = Vec::with_capacity(outputs(batch).len());
+        self.decode_as(batch, &[], None, Some(&mut choices))?;
+        Ok(choices)
+    }
+
+    /// Bytes that [`choose`](Self::choose) has taken for good; 0 before its first call.
+    pub fn memory_of_choices(&self) -> usize {
+        self.screened_head.as_ref().map_or(0, |head| head.screen.bytes())
+    }
+
+    /// Makes the copy of the head that the choice behind one output needs, if there is none yet.
+    pub(super) fn prepare_choice(&mut self) {
+        let steps = self.steps.as_ref().map(|(schedule, _)| schedule);
+        let head = steps.and_then(|schedule| head(schedule, self.model.graph()));
+        if let (None, Some((input, weight))) = (&self.screened_head, head)
+            && let Matrix::F16 { width, values } = self.model.matrix(weight)
+        {
+            let screen = Screen::new(&self.threads, values, width);
+            self.screened_head = screen.map(|screen| ScreenedHead { input, weight, screen });
+        }
+    }
+}
+
+/// The product that makes the logits, and the copy of its matrix.
+#[derive(Debug)]
+pub(super) struct ScreenedHead {
+    input: NodeId,
+    weight: WeightId,
+    screen: Screen,
+}
+
+/// The input and the weight of the product that makes the logits, if that is all that the last step does.
+fn head(schedule: &Schedule, graph: &Graph) -> Option<(NodeId, WeightId)> {
+    let Step::Products(nodes) = schedule.steps().last()? else { return None };
+    let [NodeId(last)] = nodes[..] else { return None };
+    let node = graph.nodes.get(last).filter(|_| last + 1 == graph.nodes.len())?;
+    match node.op {
+        Op::MatMul { weight } => Some((graph.storage(node.inputs[0]), weight)),
+        _ => None,
+    }
+}
+
+impl Evaluation<'_> {
+    /// Evaluates the graph for a micro-batch with one output, and returns the greedy choice behind it.
+    pub(super) fn run_and_choose(
+        &mut self,
+        tokens: &[BatchToken],
+        places: &[Place],
+        slot: Range<usize>,
+        schedule: &Schedule,
+        head: &ScreenedHead,
+    ) -> Result<Option<usize>> {
+        self.run(tokens, places, slot, How::Steps(schedule, Head::Left))?;
+        self.round(head.input);
+        let (kernels, threads, matrix) = (self.kernels, self.threads, self.model.matrix(head.weight));
+        let screened = match matrix {
+            Matrix::F16 { values, .. } => {
+                head.screen.largest(kernels, threads, values, &self.scratch.rounded)
+            }
+            _ => None,
+        };
+        if let Some((choice, _)) = screened {
+            return Ok(choice);
+        }
+        let mut logits = vec![0.0; matrix.rows()];
+        let (x, mut activations) = (self.values(head.input), Activations::default());
+        activations.prepare(kernels, threads, &matrix, x);
+        matmul(kernels, threads, &matrix, x, &mut activations, &mut logits);
+        Ok(largest_logit(&logits))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_logit_is_the_first_of_equals_and_none_beside_a_nan() {
+        assert_eq!(largest_logit(&[1.0, 3.0, 3.0]), Some(1));
+        assert_eq!(largest_logit(&[-0.0, 0.0]), Some(0));
+        assert_eq!(largest_logit(&[f32::NEG_INFINITY, f32::NEG_INFINITY]), Some(0));
+        assert_eq!(largest_logit(&[5.0, f32::NAN]), None);
+        assert_eq!(largest_logit(&[]), None);
+    }
+}
