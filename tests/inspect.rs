@@ -1,6 +1,8 @@
 //! `parity-check inspect`: statistics against values computed here, gate and reason, exit codes, JSON.
 
 mod common;
+#[path = "inspect/vocabulary.rs"]
+mod vocabulary;
 
 use std::fs;
 use std::path::Path;
@@ -201,18 +203,18 @@ fn write(path: &Path, keys: &[(&str, engine::gguf::Value)], tensors: &[(&str, &[
 fn files_of_every_kind_are_examined_and_what_can_run_is_said() {
     let folder = folder();
     let path = folder.path().join("other.gguf");
-    let tokens = || ("tokenizer.ggml.tokens", vec!["a", "b"].into());
-    let kind = ("tokenizer.ggml.model", "gpt2".into());
+    let vocabulary =
+        || [("tokenizer.ggml.model", "llama".into()), ("tokenizer.ggml.tokens", vec!["a", "b", "c"].into())];
 
-    write(&path, &[("general.architecture", "bitnet-b1.58".into()), kind.clone(), tokens()], &[]);
+    write(&path, &[&[("general.architecture", "bitnet-b1.58".into())], &vocabulary()[..]].concat(), &[]);
     let (code, report) = inspect(&path, &["--strict"]);
     assert_eq!(code, 0, "a vocabulary is no fault: {report}");
     assert_eq!(report["engine_runs"], false);
     assert!(report["notes"][0].as_str().is_some_and(|note| note.contains("no tensors")), "{report}");
     assert_eq!(report["reference"]["outcome"], "refuses");
 
-    let llama =
-        [("general.architecture", "llama".into()), ("llama.block_count", 1u32.into()), kind, tokens()];
+    let llama = [("general.architecture", "llama".into()), ("llama.block_count", 1u32.into())];
+    let llama = [&llama[..], &vocabulary()].concat();
     let norm = ("blk.0.attn_norm.weight", &[8u64][..], TensorType::F32);
     write(&path, &llama, &[norm, ("blk.0.attn_q.weight", &[256, 8], TensorType::IQ2_XXS)]);
     let (code, report) = inspect(&path, &["--gate", "generic"]);
