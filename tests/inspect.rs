@@ -272,6 +272,59 @@ fn unknown_tensors_and_refusals_are_warnings() {
     assert_eq!((code, report["reference"]["outcome"].as_str()), (1, Some("loads_and_miscomputes")));
 }
 
+/// A value of each type, alone and in an array, and an array of arrays.
+#[test]
+fn the_metadata_shows_values_of_every_type() {
+    use engine::gguf::{Array, Value};
+    let folder = folder();
+    let path = folder.path().join("values.gguf");
+    let values: [(Value, Array, &str, &str); 12] = [
+        (200u8.into(), vec![200u8, 1].into(), "u8", "200"),
+        ((-5i8).into(), vec![-5i8, 1].into(), "i8", "-5"),
+        (u16::MAX.into(), vec![u16::MAX, 1].into(), "u16", "65535"),
+        (i16::MIN.into(), vec![i16::MIN, 1].into(), "i16", "-32768"),
+        (u32::MAX.into(), vec![u32::MAX, 1].into(), "u32", "4294967295"),
+        (i32::MIN.into(), vec![i32::MIN, 1].into(), "i32", "-2147483648"),
+        (0.1f32.into(), vec![0.1f32, 1.0].into(), "f32", "0.1"),
+        (true.into(), vec![true, false].into(), "bool", "true"),
+        ("a \"b\"\0".into(), vec!["a \"b\"\0", "1"].into(), "string", r#""a \"b\"\0""#),
+        (u64::MAX.into(), vec![u64::MAX, 1].into(), "u64", "18446744073709551615"),
+        (i64::MIN.into(), vec![i64::MIN, 1].into(), "i64", "-9223372036854775808"),
+        (0.1f64.into(), vec![0.1f64, 1.0].into(), "f64", "0.1"),
+    ];
+    let mut keys: Vec<(String, Value)> = Vec::new();
+    for (value, array, name, _) in &values {
+        keys.push((format!("alone.{name}"), value.clone()));
+        keys.push((format!("array.{name}"), array.clone().into()));
+    }
+    let arrays: Vec<Array> = values.iter().map(|(_, array, ..)| array.clone()).collect();
+    keys.push(("nested".to_owned(), arrays.into()));
+    let keys: Vec<(&str, Value)> = keys.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+    write(&path, &keys, &[]);
+
+    let (code, report) = inspect(&path, &["--show-kv"]);
+    let found = |key: &str| {
+        let list = report["metadata"].as_array().expect("a list");
+        let found = list.iter().find(|entry| entry["key"] == key).unwrap_or_else(|| panic!("no key {key}"));
+        (found["type"].clone(), found["length"].clone(), found["value"].as_str().expect("a text").to_owned())
+    };
+    assert_eq!(code, 0);
+    for (_, _, name, shown) in &values {
+        let second = match *name {
+            "bool" => "false",
+            "string" => "\"1\"",
+            _ => "1",
+        };
+        assert_eq!(found(&format!("alone.{name}")), ((*name).into(), ().into(), (*shown).to_owned()));
+        let array = (format!("array of {name}").into(), 2.into(), format!("[{shown}, {second}]"));
+        assert_eq!(found(&format!("array.{name}")), array);
+    }
+    let (kind, length, shown) = found("nested");
+    assert_eq!((kind, length), ("array of array".into(), 12.into()));
+    assert!(shown.starts_with("[[200, 1], [-5, 1], [65535, 1]"), "{shown}");
+    assert_eq!(report["metadata"].as_array().map(Vec::len), Some(25));
+}
+
 /// Keys, strings and arrays of a hostile file do not fill the screen.
 #[test]
 fn long_texts_of_a_file_are_cut() {
