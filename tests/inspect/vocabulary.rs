@@ -102,3 +102,16 @@ fn a_vocabulary_of_another_size_than_the_model_is_a_warning() {
     let (code, _, stderr) = outcome(&run(&[text(&path), "--tokens", "1,2", "-n", "0"]));
     assert_eq!(code, 3, "{stderr}");
 }
+
+/// A hostile file of nothing but empty texts, of which each takes 8 bytes.
+#[test]
+fn a_vocabulary_without_bounds_is_not_read() {
+    let folder = folder();
+    let original = model(folder.path(), &tiny());
+    let texts: Vec<&str> = vec![""; (1 << 20) + 1];
+    let path = copy_with_key(&original, "tokenizer.ggml.tokens", Some(Value::from(texts)));
+    let (code, report) = inspect(&path, &["--strict"]);
+    assert_eq!((code, report["reference"]["outcome"].as_str()), (1, Some("unknown")), "{report}");
+    let words = "expected at most 1048576 elements to examine, found 1048577";
+    assert!(report["warnings"][0].as_str().is_some_and(|line| line.contains(words)), "{report}");
+}

@@ -3,7 +3,7 @@
 //! ```text
 //! gguf::File ─┬→ metadata, tensors, what nobody knows of them
 //!             ├→ Model::open        → can the engine run it, and if not, why not
-//!             ├→ Tokenizer::of      → can it be given text, and if not, why not
+//!             ├→ vocabulary::read   → can it be given text, and if not, why not
 //!             ├→ expectation        → what bitnet.cpp would do
 //!             └→ norms::judge(gate) → findings
 //! ```
@@ -20,7 +20,6 @@ use engine::Error;
 use engine::gguf::{File, Value, shortened};
 use engine::model::Model;
 use engine::norms::{Finding, Measured, Policy, Statistics, judge};
-use engine::tokenizer::Tokenizer;
 
 use crate::exit::Failure;
 use crate::report::inspect::{
@@ -61,7 +60,7 @@ pub fn inspect(
         (Some(_), Err(error)) => return Err(Failure::usage(anyhow::anyhow!("nothing to correct: {error}"))),
     };
     let verdict = model.as_ref().map(|_| ());
-    let tokenizer = Tokenizer::of(&file);
+    let tokenizer = vocabulary::read(&file);
     let expectation = expectation::expect(&file, verdict, tokenizer.as_ref());
     let vocabulary = Vocabulary::new(&file, tokenizer.as_ref());
     let chosen = gate.ruleset(&file)?;

@@ -11,6 +11,30 @@ use crate::report::inspect::TokenizerReport;
 const MODEL: &str = "tokenizer.ggml.model";
 const PRE: &str = "tokenizer.ggml.pre";
 const TOKENS: &str = "tokenizer.ggml.tokens";
+const MERGES: &str = "tokenizer.ggml.merges";
+
+/// The most tokens, and merges, that are read: several times those of any known model. Their tables take many
+/// times the space that they have in a hostile file, which may hold nothing but empty texts.
+const MOST: usize = 1 << 20;
+
+/// The tokenizer of `file`.
+///
+/// # Errors
+/// As [`Tokenizer::of`], and [`Error::BadKey`] for more than 2^20 tokens or merges.
+pub(super) fn read(file: &File) -> Result<Tokenizer<'_>, Error> {
+    for key in [TOKENS, MERGES] {
+        let length = file.metadata().get(key).and_then(Value::as_array).map_or(0, |array| array.len());
+        if length > MOST {
+            return Err(Error::BadKey {
+                path: file.path().to_owned(),
+                key: key.to_owned(),
+                expected: format!("at most {MOST} elements to examine"),
+                found: length.to_string(),
+            });
+        }
+    }
+    Tokenizer::of(file)
+}
 
 /// A vocabulary, and what is to be said of it.
 #[derive(Debug)]
