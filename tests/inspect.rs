@@ -263,6 +263,14 @@ fn unknown_tensors_and_refusals_are_warnings() {
         "{warnings}"
     );
 
+    // A model without a key that it needs is no file of another kind.
+    let without = vocabulary::copy_with_key(&original, "bitnet-b1.58.block_count", None);
+    let (code, report) = inspect(&without, &["--strict"]);
+    assert_eq!((code, report["reference"]["outcome"].as_str()), (1, Some("refuses")));
+    assert!(report["warnings"].to_string().contains("block_count` is missing"), "{report}");
+    let without = vocabulary::copy_with_key(&original, "general.architecture", None);
+    assert_eq!(inspect(&without, &["--strict", "--gate", "none"]).0, 0, "any file is examined");
+
     alter_data(&original, |info, bytes| {
         if info.name() == "blk.0.ffn_up.weight" {
             bytes[7] |= 3;

@@ -8,7 +8,7 @@ use super::{inspect, text};
 use crate::common::{folder, model, outcome, run, tiny};
 
 /// Copies a model with another value of a key; without it if that is `None`.
-fn copy_with_key(from: &Path, key: &str, value: Option<Value>) -> PathBuf {
+pub(super) fn copy_with_key(from: &Path, key: &str, value: Option<Value>) -> PathBuf {
     let original = File::open(from).expect("it opens");
     let mut writer = Writer::new();
     for (name, old) in original.metadata().iter().filter(|(name, _)| *name != key) {
@@ -39,6 +39,7 @@ fn faults() -> Vec<(Change, &'static str, &'static str)> {
         (("model", Some("wordy".into())), "refuses", "warning: `tokenizer.ggml.model`"),
         (("model", Some(7u32.into())), "refuses", "warning: `tokenizer.ggml.model`"),
         (("model", Some("bert".into())), "loads", "note: no text can be tokenized here"),
+        (("model", Some("no_vocab".into())), "loads", "note: no text can be tokenized here"),
         (("pre", Some("klingon".into())), "refuses", "warning: `tokenizer.ggml.pre`"),
         (("pre", None), "loads", "note: `tokenizer.ggml.pre` is missing"),
         (("tokens", None), "refuses", "warning: `tokenizer.ggml.tokens` is missing"),

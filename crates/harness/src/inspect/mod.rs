@@ -161,7 +161,8 @@ fn norm_report(finding: &Finding) -> NormReport {
 fn warnings(report: &InspectReport, refusal: Option<&Error>) -> Vec<String> {
     let mut warnings = Vec::new();
     match refusal {
-        None | Some(Error::UnknownArchitecture { .. } | Error::MissingKey { .. }) => {}
+        None | Some(Error::UnknownArchitecture { .. }) => {}
+        Some(Error::MissingKey { key, .. }) if key == "general.architecture" => {}
         Some(_) if report.file.tensors == 0 => {}
         Some(error) => warnings.push(format!("the engine refuses the file: {error}")),
     }

@@ -61,7 +61,9 @@ impl Vocabulary {
             }
             // Adapters, projectors and the like have none; that a model lacks one matters to the reference.
             Err(Error::MissingKey { key, .. }) if key == MODEL && !file.tensors().is_empty() => {
-                notes.push(format!("no vocabulary ({MODEL} is missing): it can be run on token ids alone"));
+                notes.push(format!(
+                    "no vocabulary ({MODEL} is missing): bitnet.cpp loads no model without one"
+                ));
             }
             Err(Error::MissingKey { key, .. }) if key == MODEL => {}
             Err(error @ Error::Unsupported { .. }) => {

@@ -8,6 +8,7 @@ use super::head;
 use super::layout::{Tables, field, line, number, wrapped};
 use crate::inspect::expectation::Outcome;
 use crate::report::inspect::{InspectReport, NormReport, StatisticsReport, TokenizerReport};
+use crate::report::plural;
 
 /// Which lists the text has besides the summary.
 #[derive(Debug, Clone, Copy, Default)]
@@ -247,7 +248,7 @@ fn summary(report: &InspectReport) -> String {
         gate.passed, gate.failed, gate.without_rule, gate.unmeasured, gate.not_judged
     );
     if !report.corrections.is_empty() {
-        text += &format!("; {} norms rescaled in memory", report.corrections.len());
+        text += &format!("; {} rescaled in memory", plural(report.corrections.len(), "norm"));
     }
     text
 }
