@@ -145,7 +145,7 @@ fn a_corrected_run_reaches_parity_and_says_what_it_ran_on() {
     assert_eq!(code, 0, "{stdout}{stderr}");
     let verdict = stdout.lines().last().expect("a verdict");
     assert!(verdict.starts_with("verdict: parity"), "{verdict}");
-    assert!(verdict.contains("with 1 norms rescaled as asked for"), "{verdict}");
+    assert!(verdict.contains("with 1 norm rescaled as asked for"), "{verdict}");
     assert!(verdict.contains("not the weights of the file"), "{verdict}");
     assert!(stdout.contains("blk.0.attn_norm.weight") && stdout.contains("1.80e-2"), "{stdout}");
     let (code, json, _) = outcome(&run(&[&corrected[..], &["--format", "json"]].concat()));
@@ -172,8 +172,22 @@ fn corrections_are_for_the_named_model_only_and_never_strict() {
     let policy = rescaling(folder.path(), &path);
     let (code, stdout, _) = outcome(&run(&["inspect", text(&path), "--correct", text(&policy)]));
     assert_eq!(code, 0);
-    assert!(stdout.contains("1 norms rescaled in memory") && stdout.contains("corrections:"), "{stdout}");
+    assert!(stdout.contains("1 norm rescaled in memory") && stdout.contains("corrections:"), "{stdout}");
     assert_eq!(outcome(&run(&["inspect", text(&path), "--correct", text(&policy), "--strict"])).0, 4);
+    // Which of two targets is meant cannot be known.
+    let once = fs::read_to_string(&policy).expect("read");
+    let (start, action) = once
+        .split_once('{')
+        .and_then(|(start, rest)| Some((start, rest.split_once('}')?.0)))
+        .expect("one correction");
+    let twice = folder.path().join("twice.toml");
+    fs::write(&twice, format!("{start}{{{action}}}, {{{}}}]\n", action.replace("1.0,", "0.5,")))
+        .expect("written");
+    for arguments in [&["inspect", text(&path)][..], &[text(&path)]] {
+        let (code, _, stderr) = outcome(&run(&[arguments, &["--correct", text(&twice)]].concat()));
+        assert_eq!(code, 4, "{stderr}");
+        assert!(stderr.contains("`blk.0.attn_norm.weight` is meant by two corrections"), "{stderr}");
+    }
     // Another model, if only by one bit.
     set_norms(&path, "blk.0.ffn_norm.weight", 1.001);
     for arguments in [&["inspect", text(&path)][..], &[text(&path)]] {

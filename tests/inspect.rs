@@ -1,6 +1,8 @@
 //! `parity-check inspect`: statistics against values computed here, gate and reason, exit codes, JSON.
 
 mod common;
+#[path = "inspect/vocabulary.rs"]
+mod vocabulary;
 
 use std::fs;
 use std::path::Path;
@@ -201,18 +203,18 @@ fn write(path: &Path, keys: &[(&str, engine::gguf::Value)], tensors: &[(&str, &[
 fn files_of_every_kind_are_examined_and_what_can_run_is_said() {
     let folder = folder();
     let path = folder.path().join("other.gguf");
-    let tokens = || ("tokenizer.ggml.tokens", vec!["a", "b"].into());
-    let kind = ("tokenizer.ggml.model", "gpt2".into());
+    let vocabulary =
+        || [("tokenizer.ggml.model", "llama".into()), ("tokenizer.ggml.tokens", vec!["a", "b", "c"].into())];
 
-    write(&path, &[("general.architecture", "bitnet-b1.58".into()), kind.clone(), tokens()], &[]);
+    write(&path, &[&[("general.architecture", "bitnet-b1.58".into())], &vocabulary()[..]].concat(), &[]);
     let (code, report) = inspect(&path, &["--strict"]);
     assert_eq!(code, 0, "a vocabulary is no fault: {report}");
     assert_eq!(report["engine_runs"], false);
     assert!(report["notes"][0].as_str().is_some_and(|note| note.contains("no tensors")), "{report}");
     assert_eq!(report["reference"]["outcome"], "refuses");
 
-    let llama =
-        [("general.architecture", "llama".into()), ("llama.block_count", 1u32.into()), kind, tokens()];
+    let llama = [("general.architecture", "llama".into()), ("llama.block_count", 1u32.into())];
+    let llama = [&llama[..], &vocabulary()].concat();
     let norm = ("blk.0.attn_norm.weight", &[8u64][..], TensorType::F32);
     write(&path, &llama, &[norm, ("blk.0.attn_q.weight", &[256, 8], TensorType::IQ2_XXS)]);
     let (code, report) = inspect(&path, &["--gate", "generic"]);
@@ -261,6 +263,14 @@ fn unknown_tensors_and_refusals_are_warnings() {
         "{warnings}"
     );
 
+    // A model without a key that it needs is no file of another kind.
+    let without = vocabulary::copy_with_key(&original, "bitnet-b1.58.block_count", None);
+    let (code, report) = inspect(&without, &["--strict"]);
+    assert_eq!((code, report["reference"]["outcome"].as_str()), (1, Some("refuses")));
+    assert!(report["warnings"].to_string().contains("block_count` is missing"), "{report}");
+    let without = vocabulary::copy_with_key(&original, "general.architecture", None);
+    assert_eq!(inspect(&without, &["--strict", "--gate", "none"]).0, 0, "any file is examined");
+
     alter_data(&original, |info, bytes| {
         if info.name() == "blk.0.ffn_up.weight" {
             bytes[7] |= 3;
@@ -268,6 +278,59 @@ fn unknown_tensors_and_refusals_are_warnings() {
     });
     let (code, report) = inspect(&original, &["--strict"]);
     assert_eq!((code, report["reference"]["outcome"].as_str()), (1, Some("loads_and_miscomputes")));
+}
+
+/// A value of each type, alone and in an array, and an array of arrays.
+#[test]
+fn the_metadata_shows_values_of_every_type() {
+    use engine::gguf::{Array, Value};
+    let folder = folder();
+    let path = folder.path().join("values.gguf");
+    let values: [(Value, Array, &str, &str); 12] = [
+        (200u8.into(), vec![200u8, 1].into(), "u8", "200"),
+        ((-5i8).into(), vec![-5i8, 1].into(), "i8", "-5"),
+        (u16::MAX.into(), vec![u16::MAX, 1].into(), "u16", "65535"),
+        (i16::MIN.into(), vec![i16::MIN, 1].into(), "i16", "-32768"),
+        (u32::MAX.into(), vec![u32::MAX, 1].into(), "u32", "4294967295"),
+        (i32::MIN.into(), vec![i32::MIN, 1].into(), "i32", "-2147483648"),
+        (0.1f32.into(), vec![0.1f32, 1.0].into(), "f32", "0.1"),
+        (true.into(), vec![true, false].into(), "bool", "true"),
+        ("a \"b\"\0".into(), vec!["a \"b\"\0", "1"].into(), "string", r#""a \"b\"\0""#),
+        (u64::MAX.into(), vec![u64::MAX, 1].into(), "u64", "18446744073709551615"),
+        (i64::MIN.into(), vec![i64::MIN, 1].into(), "i64", "-9223372036854775808"),
+        (0.1f64.into(), vec![0.1f64, 1.0].into(), "f64", "0.1"),
+    ];
+    let mut keys: Vec<(String, Value)> = Vec::new();
+    for (value, array, name, _) in &values {
+        keys.push((format!("alone.{name}"), value.clone()));
+        keys.push((format!("array.{name}"), array.clone().into()));
+    }
+    let arrays: Vec<Array> = values.iter().map(|(_, array, ..)| array.clone()).collect();
+    keys.push(("nested".to_owned(), arrays.into()));
+    let keys: Vec<(&str, Value)> = keys.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+    write(&path, &keys, &[]);
+
+    let (code, report) = inspect(&path, &["--show-kv"]);
+    let found = |key: &str| {
+        let list = report["metadata"].as_array().expect("a list");
+        let found = list.iter().find(|entry| entry["key"] == key).unwrap_or_else(|| panic!("no key {key}"));
+        (found["type"].clone(), found["length"].clone(), found["value"].as_str().expect("a text").to_owned())
+    };
+    assert_eq!(code, 0);
+    for (_, _, name, shown) in &values {
+        let second = match *name {
+            "bool" => "false",
+            "string" => "\"1\"",
+            _ => "1",
+        };
+        assert_eq!(found(&format!("alone.{name}")), ((*name).into(), ().into(), (*shown).to_owned()));
+        let array = (format!("array of {name}").into(), 2.into(), format!("[{shown}, {second}]"));
+        assert_eq!(found(&format!("array.{name}")), array);
+    }
+    let (kind, length, shown) = found("nested");
+    assert_eq!((kind, length), ("array of array".into(), 12.into()));
+    assert!(shown.starts_with("[[200, 1], [-5, 1], [65535, 1]"), "{shown}");
+    assert_eq!(report["metadata"].as_array().map(Vec::len), Some(25));
 }
 
 /// Keys, strings and arrays of a hostile file do not fill the screen.

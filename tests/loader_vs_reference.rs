@@ -110,7 +110,8 @@ fn ours(path: &Path) -> Ours {
     };
     let model = Model::open(path);
     let verdict = model.as_ref().map(|_| ());
-    let expected = expect(&file, verdict).outcome;
+    let tokenizer = Tokenizer::of(&file);
+    let expected = expect(&file, verdict, tokenizer.as_ref()).outcome;
     let word = match &model {
         Ok(_) => "loads",
         Err(
@@ -129,10 +130,10 @@ fn ours(path: &Path) -> Ours {
         ) => "refuses the tensors",
         Err(error) => panic!("{error}"),
     };
-    let said = match (&model, Tokenizer::of(&file)) {
+    let said = match (&model, &tokenizer) {
         (Err(error), _) => said(error),
         // A model runs without its tokenizer, which the reference always loads.
-        (Ok(_), Err(error)) => format!("tokenizer: {}", said(&error)),
+        (Ok(_), Err(error)) => format!("tokenizer: {}", said(error)),
         (Ok(_), Ok(_)) => format!("alignment {}", file.alignment()),
     };
     Ours { word, said, expected: Some(expected) }

@@ -196,8 +196,8 @@ impl Model {
     /// every report of a run on it has to show.
     ///
     /// # Errors
-    /// [`Error::BadPolicy`] if the policy names no norm of this model, or a norm cannot be rescaled. The model
-    /// must then not be used: some norms may have been rescaled already.
+    /// [`Error::BadPolicy`] if the policy names no norm of this model, or one twice, or a norm cannot be
+    /// rescaled. The model must then not be used: some norms may have been rescaled already.
     pub fn correct_norms(&mut self, policy: &Policy, sha256: &str) -> Result<&[Correction]> {
         let refuse = |what| Error::BadPolicy { path: policy.path.clone(), what };
         let before = self.corrections.len();
@@ -206,11 +206,17 @@ impl Model {
                 self.weights.iter().map(|weight| weight.info.name().to_owned()).collect();
             for name in names.into_iter().filter(|name| action.applies_to(name)) {
                 let Some(id) = self.weight(&name) else { continue };
+                if self.corrections.iter().any(|earlier| earlier.tensor == name) {
+                    return Err(refuse(format!(
+                        "tensor `{name}` is meant by two corrections: expected one for each norm"
+                    )));
+                }
                 let gamma = self.vector(id);
                 let (values, correction) =
                     norms::rescale(&name, gamma, action, &policy.sha256).ok_or_else(|| {
                         refuse(format!(
-                            "tensor `{name}` cannot be rescaled: its root mean square is no number above 0"
+                            "tensor `{name}` cannot be rescaled: its root mean square is no number above 0, or \
+                             would be none"
                         ))
                     })?;
                 self.replace_weight(&name, bytemuck::cast_slice(&values).to_vec())?;

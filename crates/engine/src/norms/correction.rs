@@ -25,24 +25,29 @@ pub struct Correction {
 }
 
 /// Rescales `gamma`, in f64, each value rounded once to f32. `None` if no factor leads to the target: the
-/// root mean square is 0, infinite or NaN.
+/// root mean square is 0, infinite or NaN, or becomes that because f32 cannot hold the values.
 pub(crate) fn rescale(
     tensor: &str,
     gamma: &[f32],
     action: &CorrectionAction,
     policy_sha256: &str,
 ) -> Option<(Vec<f32>, Correction)> {
+    let usable = |rms: f64| rms.is_finite() && rms > 0.0;
     let rms_before = Statistics::of_f32(gamma).rms;
-    if !(rms_before.is_finite() && rms_before > 0.0) {
+    if !usable(rms_before) {
         return None;
     }
     let wanted = action.target_rms / rms_before;
     let factor = wanted.clamp(action.clamp.0, action.clamp.1);
     let values: Vec<f32> = gamma.iter().map(|&value| (f64::from(value) * factor) as f32).collect();
+    let rms_after = Statistics::of_f32(&values).rms;
+    if !usable(rms_after) {
+        return None;
+    }
     let correction = Correction {
         tensor: tensor.to_owned(),
         rms_before,
-        rms_after: Statistics::of_f32(&values).rms,
+        rms_after,
         target_rms: action.target_rms,
         factor,
         clamped: factor != wanted,

@@ -55,13 +55,16 @@ impl Ruleset {
 impl Bounds {
     /// Whether a root mean square of `rms` is below, within (`Equal`) or above the bounds; `None` if it is no
     /// number.
+    ///
+    /// Compared as f32: weights of 0.01 are 0.00999999978 in the file, and are not below a bound of 0.01.
     pub fn place(&self, rms: f64) -> Option<std::cmp::Ordering> {
         use std::cmp::Ordering::{Equal, Greater, Less};
+        let rms = rms as f32;
         if rms.is_nan() {
             None
-        } else if self.min.is_some_and(|min| rms < min) {
+        } else if self.min.is_some_and(|min| rms < min as f32) {
             Some(Less)
-        } else if self.max.is_some_and(|max| rms > max) {
+        } else if self.max.is_some_and(|max| rms > max as f32) {
             Some(Greater)
         } else {
             Some(Equal)

@@ -84,10 +84,8 @@ struct Sums {
 }
 
 impl Sums {
+    /// Adds a chunk of at least one value.
     fn add(&mut self, chunk: &[f64]) {
-        if chunk.is_empty() {
-            return;
-        }
         let length = chunk.len() as f64;
         let mean = chunk.iter().sum::<f64>() / length;
         let distances = chunk.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>();

@@ -81,6 +81,15 @@ fn each_rule_holds_its_own_bounds() {
         ("bitnet-b1.58:f16", "ln_1.weight", 0.51, Pass),
         ("generic", "blk.0.ffn_norm.weight", 0.79, Low),
         ("generic", "blk.0.ffn_norm.weight", 1.21, High),
+        // The bounds are within, also those that f32 has no number for.
+        ("bitnet-b1.58:i2_s", "blk.0.attn_norm.weight", 0.01, Pass),
+        ("bitnet-b1.58:i2_s", "blk.0.ffn_norm.weight", 0.5, Pass),
+        ("bitnet-b1.58:i2_s", "blk.0.ffn_norm.weight", 2.0, Pass),
+        ("bitnet-b1.58:f16", "model.layers.0.input_layernorm.weight", 0.35, Pass),
+        ("generic", "blk.0.ffn_norm.weight", 0.8, Pass),
+        ("generic", "blk.0.ffn_norm.weight", 1.2, Pass),
+        ("generic", "blk.0.ffn_norm.weight", 1.200_001, High),
+        ("generic", "blk.0.ffn_norm.weight", 0.799_999, Low),
     ] {
         assert_eq!(verdict_of(key, name, rms), expected, "{key}: {name} {rms}");
     }
@@ -219,6 +228,11 @@ fn a_rescaled_gamma_has_the_target_unless_the_factor_is_clamped() {
     for gamma in [[0.0, 0.0], [1.0, f32::NAN], [f32::INFINITY, 1.0]] {
         assert!(rescale("n", &gamma, &action((0.01, 100.0)), "hash").is_none(), "{gamma:?}");
     }
+    // Targets that f32 has no values for: every gamma would be 0, or infinite.
+    for target_rms in [1e-60, 1e60] {
+        let action = CorrectionAction { target_rms, clamp: (1e-99, 1e99), tensors: Vec::new() };
+        assert!(rescale("n", &gamma, &action, "hash").is_none(), "{target_rms}");
+    }
 }
 
 /// The values of block formats by the formulas of the spec, written from the text.
@@ -249,6 +263,10 @@ fn block_formats_are_dequantised_before_they_are_measured() {
     let found = statistics(TensorType::I2_S, &[128, 1], &i2_s).unwrap();
     assert_eq!((found.min, found.max, found.zero_share, found.mean), (-0.25, 0.25, 0.25, 0.0625));
     assert!((found.rms - (0.0625f64 * 0.75).sqrt()).abs() < 1e-15);
+    // Codes 3, 2, 1 and 0: 3 is a zero where the reference dequantises.
+    let i2_s = [vec![0b11_10_01_00; 32], 0.25f32.to_le_bytes().to_vec(), vec![0; 28]].concat();
+    let found = statistics(TensorType::I2_S, &[128, 1], &i2_s).unwrap();
+    assert_eq!((found.min, found.max, found.zero_share, found.mean), (-0.25, 0.25, 0.5, 0.0));
     // Q4_K: d 0.5, dmin 1, every scale and minimum 1, codes 3 in the low halves and 9 in the high ones.
     let one = half::f16::from_f32(1.0).to_le_bytes();
     let scales = [vec![1; 8], vec![0x11; 4]].concat();

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use clap::Args;
+use engine::gguf::Value;
 use engine::model::Model;
 use engine::tokenizer::Tokenizer;
 
@@ -337,12 +338,17 @@ impl Run {
         // What was dumped until a failure is what is needed to understand it.
         self.dumped = watcher.finish();
         outcome?;
-        self.name_tokens(&mut reference)?;
+        self.name_tokens(model, &mut reference)?;
         Ok(())
     }
 
-    /// Asks the reference for the texts of all tokens.
-    fn name_tokens(&mut self, reference: &mut Reference) -> Result<(), ReferenceFailure> {
+    /// Asks the reference for the texts of all tokens. It has none in a model that declares to have no
+    /// vocabulary, and ends its process when it is asked.
+    fn name_tokens(&mut self, model: &Model, reference: &mut Reference) -> Result<(), ReferenceFailure> {
+        let tokenizer = model.file().metadata().get("tokenizer.ggml.model").and_then(Value::as_str);
+        if tokenizer == Some("no_vocab") {
+            return Ok(());
+        }
         let ids: Vec<i32> = self.comparison.tokens.iter().map(|token| token.id).collect();
         for (token, text) in self.comparison.tokens.iter_mut().zip(reference.pieces(&ids)?) {
             token.text = Some(text);

@@ -6,7 +6,10 @@
 
 use engine::Error;
 use engine::gguf::{File, Value, ValueType};
+use engine::tokenizer::Tokenizer;
 use serde::Serialize;
+
+use super::vocabulary;
 
 /// What the reference would do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -91,8 +94,25 @@ const ARCHITECTURES: [&str; 51] = [
 /// The alignment that the reference asserts of the data in memory (`TENSOR_ALIGNMENT`).
 const DATA_ALIGNMENT: u64 = 32;
 
-/// What the reference would do with `file`, of which the engine thinks `verdict`.
-pub fn expect(file: &File, verdict: Result<(), &Error>) -> Expectation {
+/// What the reference would do with `file`, of which the engine thinks `verdict`, and of its vocabulary
+/// `tokenizer`.
+pub fn expect(
+    file: &File,
+    verdict: Result<(), &Error>,
+    tokenizer: Result<&Tokenizer<'_>, &Error>,
+) -> Expectation {
+    let expectation = without_vocabulary(file, verdict);
+    match expectation.outcome {
+        // It reads the vocabulary first.
+        Outcome::Loads | Outcome::LoadsAndMiscomputes => {
+            vocabulary::expect(file, tokenizer).unwrap_or(expectation)
+        }
+        Outcome::Refuses | Outcome::Aborts | Outcome::Unknown => expectation,
+    }
+}
+
+/// As [`expect`] for a file whose vocabulary the reference takes.
+fn without_vocabulary(file: &File, verdict: Result<(), &Error>) -> Expectation {
     let because = |outcome, reason: &str| Expectation { outcome, reason: reason.to_owned() };
     let nested =
         |value: &Value| value.as_array().is_some_and(|array| array.element_type() == ValueType::Array);
@@ -119,8 +139,8 @@ pub fn expect(file: &File, verdict: Result<(), &Error>) -> Expectation {
         Err(error) => error,
     };
     match error {
-        Error::MissingKey { key, .. } if key == "general.architecture" => {
-            because(Outcome::Refuses, "it needs general.architecture")
+        Error::MissingKey { key, .. } | Error::BadKey { key, .. } if key == "general.architecture" => {
+            because(Outcome::Refuses, "it needs general.architecture as a string")
         }
         Error::UnknownArchitecture { found, .. } if ARCHITECTURES.contains(&found.as_str()) => because(
             Outcome::Unknown,
@@ -145,6 +165,6 @@ pub fn expect(file: &File, verdict: Result<(), &Error>) -> Expectation {
             "it does not check the types of tensors when it loads; an operation on one that it has no code for \
              ends the process",
         ),
-        _ => because(Outcome::Unknown, "no rule says"),
+        _ => because(Outcome::Unknown, "what it does with such a fault was not examined"),
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! gguf::File ─┬→ metadata, tensors, what nobody knows of them
 //!             ├→ Model::open        → can the engine run it, and if not, why not
+//!             ├→ vocabulary::read   → can it be given text, and if not, why not
 //!             ├→ expectation        → what bitnet.cpp would do
 //!             └→ norms::judge(gate) → findings
 //! ```
@@ -11,6 +12,7 @@ pub mod expectation;
 pub mod gate;
 mod keys;
 mod tensors;
+mod vocabulary;
 
 use std::path::Path;
 
@@ -25,6 +27,7 @@ use crate::report::inspect::{
 };
 use crate::report::manifest::ModelManifest;
 use gate::Gate;
+use vocabulary::Vocabulary;
 
 /// What to look at.
 #[derive(Debug, Clone, Default)]
@@ -57,7 +60,9 @@ pub fn inspect(
         (Some(_), Err(error)) => return Err(Failure::usage(anyhow::anyhow!("nothing to correct: {error}"))),
     };
     let verdict = model.as_ref().map(|_| ());
-    let expectation = expectation::expect(&file, verdict);
+    let tokenizer = vocabulary::read(&file);
+    let expectation = expectation::expect(&file, verdict, tokenizer.as_ref());
+    let vocabulary = Vocabulary::new(&file, tokenizer.as_ref());
     let chosen = gate.ruleset(&file)?;
     let findings = judge(&file, chosen.ruleset.as_ref());
     let architecture = file.metadata().get("general.architecture").and_then(Value::as_str).map(str::to_owned);
@@ -69,6 +74,7 @@ pub fn inspect(
             .map(|model| ModelManifest::new(path.display().to_string(), model.hyper())),
         engine_runs: model.is_ok(),
         engine_refusal: model.as_ref().err().map(ToString::to_string),
+        tokenizer: vocabulary.report,
         reference: expectation,
         metadata: selection.keys.as_deref().map(|pattern| key_reports(&file, pattern, selection.key_limit)),
         unknown_keys: unknown_keys(&file, architecture.as_deref().unwrap_or_default()),
@@ -83,7 +89,9 @@ pub fn inspect(
         ..InspectReport::empty(architecture)
     };
     report.warnings = warnings(&report, model.as_ref().err());
+    report.warnings.extend(vocabulary.fault);
     report.notes = notes(&file, &report);
+    report.notes.extend(vocabulary.notes);
     // What was read must have been the file's.
     file.check_unchanged().map_err(Failure::usage)?;
     Ok(report)
@@ -153,7 +161,8 @@ fn norm_report(finding: &Finding) -> NormReport {
 fn warnings(report: &InspectReport, refusal: Option<&Error>) -> Vec<String> {
     let mut warnings = Vec::new();
     match refusal {
-        None | Some(Error::UnknownArchitecture { .. } | Error::MissingKey { .. }) => {}
+        None | Some(Error::UnknownArchitecture { .. }) => {}
+        Some(Error::MissingKey { key, .. }) if key == "general.architecture" => {}
         Some(_) if report.file.tensors == 0 => {}
         Some(error) => warnings.push(format!("the engine refuses the file: {error}")),
     }
@@ -184,13 +193,6 @@ fn notes(file: &File, report: &InspectReport) -> Vec<String> {
     {
         let why = report.engine_refusal.as_deref().unwrap_or_default();
         notes.push(format!("the engine does not run this model: {why}"));
-    }
-    let model = file.metadata().get("tokenizer.ggml.model").and_then(Value::as_str);
-    if model == Some("gpt2") && file.metadata().get("tokenizer.ggml.pre").is_none() {
-        notes.push(
-            "tokenizer.ggml.pre is missing: the reference then splits text by its rule `default`, and warns"
-                .to_owned(),
-        );
     }
     notes.extend(tensors::unread(file));
     if !report.unknown_keys.is_empty() {

@@ -32,6 +32,8 @@ pub struct InspectReport {
     pub engine_runs: bool,
     /// Why it does not.
     pub engine_refusal: Option<String>,
+    /// The vocabulary.
+    pub tokenizer: TokenizerReport,
     /// What the reference would do with the file.
     pub reference: Expectation,
     /// The metadata, where it was asked for.
@@ -75,6 +77,19 @@ pub struct FileReport {
     pub tensors: usize,
     /// Elements of all tensors.
     pub elements: u128,
+}
+
+/// The vocabulary, as this program reads it.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct TokenizerReport {
+    /// `tokenizer.ggml.model`; `None` if there is no usable vocabulary, as for the next two.
+    pub model: Option<&'static str>,
+    /// The pre-tokenizer in use, by its usual name. SentencePiece has none.
+    pub pre_tokenizer: Option<&'static str>,
+    /// Number of tokens.
+    pub tokens: Option<usize>,
+    /// Why it cannot be used.
+    pub refusal: Option<String>,
 }
 
 /// A metadata key.
@@ -243,6 +258,7 @@ impl InspectReport {
             hyper_parameters: None,
             engine_runs: false,
             engine_refusal: None,
+            tokenizer: TokenizerReport::default(),
             reference: Expectation { outcome: Outcome::Unknown, reason: String::new() },
             metadata: None,
             unknown_keys: Vec::new(),

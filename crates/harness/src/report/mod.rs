@@ -182,8 +182,8 @@ impl Report {
         let corrections = &self.manifest.model.corrections;
         if let Some(first) = corrections.first() {
             line += &format!(
-                "; with {} norms rescaled as asked for (policy {}), not the weights of the file",
-                corrections.len(),
+                "; with {} rescaled as asked for (policy {}), not the weights of the file",
+                plural(corrections.len(), "norm"),
                 &first.policy_sha256
             );
         }

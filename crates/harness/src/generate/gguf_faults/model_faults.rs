@@ -159,7 +159,20 @@ fn heads() -> Vec<Fault> {
         ValueDraft::Array(5, None, elements.collect())
     };
     vec![
-        key("do not divide the width", "attention.head_count", ValueDraft::u32(3), Refused(&["head"])),
+        key(
+            "whose given size does not make the width",
+            "attention.head_count",
+            ValueDraft::u32(3),
+            Refused(&["key_length", "3 heads of 64 make 192"]),
+        ),
+        fault("heads/do not divide the width", Refused(&["head_count", "= 128", "3 heads of 42"]), |d| {
+            d.keys.retain(|key| key.name.bytes != b"bitnet-b1.58.attention.key_length");
+            hyper(d, "attention.head_count", ValueDraft::u32(3));
+        }),
+        fault("heads/of an odd size", Refused(&["head_count", "an even size", "128 heads of 1"]), |d| {
+            d.keys.retain(|key| key.name.bytes != b"bitnet-b1.58.attention.key_length");
+            hyper(d, "attention.head_count", ValueDraft::u32(128));
+        }),
         key("none", "attention.head_count", ValueDraft::u32(0), Refused(&["head_count", "above 0"])),
         key("max", "attention.head_count", ValueDraft::u32(u32::MAX), Refused(&["head"])),
         key(
@@ -187,6 +200,13 @@ fn heads() -> Vec<Fault> {
             array(&[-2]),
             Refused(&["above 0"]),
         ),
+        Fault::new("heads/other ones in each layer".to_owned(), Refused(&["the layers differ (2 and 4)"]), {
+            let heads = array(&[2, 4]);
+            move |d: &mut Draft| {
+                hyper(d, "block_count", ValueDraft::u32(2));
+                hyper(d, "attention.head_count", heads.clone());
+            }
+        }),
         key("key heads do not divide", "attention.head_count_kv", ValueDraft::u32(3), Refused(&["divisor"])),
         // Everything else about this model is right.
         fault("heads/3 key heads for 4", Refused(&["head_count_kv", "divisor"]), |d| {
@@ -238,6 +258,21 @@ fn other_keys() -> Vec<Fault> {
         ),
         key("scaling factor NaN", "rope.scaling.factor", f32(f32::NAN), Refused(&["factor", "finite"])),
         key("experts", "expert_count", ValueDraft::u32(8), Refused(&["8 experts"])),
+        key(
+            "experts of type i32",
+            "expert_count",
+            ValueDraft::Scalar(5, vec![8, 0, 0, 0]),
+            Refused(&["expert_count", "a u32"]),
+        ),
+        fault("hyper/no vocabulary", Refused(&["vocab_size", "missing"]), |d| {
+            d.keys.retain(|key| {
+                ![&b"bitnet-b1.58.vocab_size"[..], b"tokenizer.ggml.tokens"].contains(&&*key.name.bytes)
+            });
+        }),
+        fault("hyper/tokens are a text", Refused(&["tokenizer.ggml.tokens", "array of strings"]), |d| {
+            d.keys.retain(|key| key.name.bytes != b"bitnet-b1.58.vocab_size");
+            d.key("tokenizer.ggml.tokens").value = ValueDraft::text("t0 t1");
+        }),
         fault("hyper/architecture unknown", Refused(&["unknown architecture `nothing`"]), |d| {
             d.key("general.architecture").value = ValueDraft::text("nothing");
         }),

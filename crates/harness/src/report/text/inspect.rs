@@ -7,7 +7,8 @@ use engine::norms::{GateVerdict, NormKind};
 use super::head;
 use super::layout::{Tables, field, line, number, wrapped};
 use crate::inspect::expectation::Outcome;
-use crate::report::inspect::{InspectReport, NormReport, StatisticsReport};
+use crate::report::inspect::{InspectReport, NormReport, StatisticsReport, TokenizerReport};
+use crate::report::plural;
 
 /// Which lists the text has besides the summary.
 #[derive(Debug, Clone, Copy, Default)]
@@ -60,13 +61,14 @@ fn runs(out: &mut String, report: &InspectReport) {
         (None, Some(architecture)) => {
             field(out, "model", &format!("architecture {}", shortened(architecture)));
         }
-        (None, None) => field(out, "model", "no general.architecture"),
+        (None, None) => field(out, "model", "general.architecture names none"),
     }
     let text = match &report.engine_refusal {
         None => "runs it".to_owned(),
         Some(why) => format!("does not run it: {why}"),
     };
     field(out, "engine", &text);
+    field(out, "tokenizer", &tokenizer(&report.tokenizer));
     let outcome = match report.reference.outcome {
         Outcome::Loads => "loads it",
         Outcome::LoadsAndMiscomputes => "loads it and computes something else",
@@ -75,6 +77,16 @@ fn runs(out: &mut String, report: &InspectReport) {
         Outcome::Unknown => "is not known to load it",
     };
     field(out, "reference", &format!("{outcome}: {}", report.reference.reason));
+}
+
+fn tokenizer(tokenizer: &TokenizerReport) -> String {
+    match (tokenizer.model, tokenizer.tokens, &tokenizer.refusal) {
+        (Some(model), Some(tokens), _) => {
+            let pre = tokenizer.pre_tokenizer.map_or(String::new(), |pre| format!(", pre-tokenizer {pre}"));
+            format!("{model}{pre}, {tokens} tokens")
+        }
+        (.., why) => format!("none that can be used: {}", why.as_deref().unwrap_or_default()),
+    }
 }
 
 fn metadata(out: &mut String, report: &InspectReport) {
@@ -236,7 +248,7 @@ fn summary(report: &InspectReport) -> String {
         gate.passed, gate.failed, gate.without_rule, gate.unmeasured, gate.not_judged
     );
     if !report.corrections.is_empty() {
-        text += &format!("; {} norms rescaled in memory", report.corrections.len());
+        text += &format!("; {} rescaled in memory", plural(report.corrections.len(), "norm"));
     }
     text
 }
