@@ -30,7 +30,10 @@ fn every_workload_is_timed_on_tokens_that_agree() {
     let command = [&["bench", text(&path), "--report", &report][..], &arguments].concat();
     let (code, stdout, stderr) = outcome(&run(&command));
     assert_eq!(code, 0, "{stdout}\n{stderr}");
-    assert!(stdout.contains("tokens agree") && stdout.contains("tg 4 @ 16") && stdout.contains("greedy 4 @ 16"), "{stdout}");
+    assert!(
+        stdout.contains("tokens agree") && stdout.contains("tg 4 @ 16") && stdout.contains("greedy 4 @ 16"),
+        "{stdout}"
+    );
 
     let found = json(&std::fs::read_to_string(&file).expect("the report"));
     assert_eq!((&found["against"], &found["tokens_agree"]), (&"canonical".into(), &true.into()));

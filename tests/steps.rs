@@ -329,8 +329,11 @@ fn choices_without_logits_are_those_of_all_logits() {
                     output,
                 };
                 let ids = tokens(37, 3000);
-                let mut batch: Vec<BatchToken> =
-                    ids.iter().enumerate().map(|(i, &id)| entry(id, i, matches!(i, 3 | 9 | 20 | 36))).collect();
+                let mut batch: Vec<BatchToken> = ids
+                    .iter()
+                    .enumerate()
+                    .map(|(i, &id)| entry(id, i, matches!(i, 3 | 9 | 20 | 36)))
+                    .collect();
                 for step in 0..12 {
                     by_logits.decode(&batch, None).expect("it decodes");
                     let expected: Vec<Option<usize>> =

@@ -389,26 +389,28 @@ fn f16_gemv(a: Rows<'_, f16>, b: &[f32], out: &mut [f32]) {
     }
 }
 
-/// Row after row, 64 codes at a time with both planes.
+/// Row after row, 128 codes at a time with both planes.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn screen_dots(codes: &[u8], planes: [&[i8]; 2], out: &mut [[i32; 2]]) {
-    let [(high, high_tail), (low, low_tail)] = planes.map(|plane| plane.as_chunks::<64>());
+    let [(high, high_tail), (low, low_tail)] = planes.map(|plane| plane.as_chunks::<128>());
     for (row, out) in codes.chunks_exact(planes[0].len()).zip(out) {
-        let (row, tail) = row.as_chunks::<64>();
+        let (row, tail) = row.as_chunks::<128>();
         // Two sums for each plane: one instruction then does not wait for the one before it.
-        let mut sums = [[_mm512_setzero_si512(); 2]; 2];
-        for (index, ((codes, high), low)) in row.iter().zip(high).zip(low).enumerate() {
-            prefetch(codes.as_ptr());
-            let codes = load_codes(codes);
-            let sums = &mut sums[index % 2];
-            sums[0] = _mm512_dpbusd_epi32(sums[0], codes, load_512(high));
-            sums[1] = _mm512_dpbusd_epi32(sums[1], codes, load_512(low));
+        let (mut even, mut odd) = ([_mm512_setzero_si512(); 2], [_mm512_setzero_si512(); 2]);
+        for ((codes, high), low) in row.iter().zip(high).zip(low) {
+            let codes: &[[u8; 64]] = codes.as_chunks().0;
+            let (high, low): (&[[i8; 64]], &[[i8; 64]]) = (high.as_chunks().0, low.as_chunks().0);
+            prefetch(codes[0].as_ptr());
+            prefetch(codes[1].as_ptr());
+            let (first, second) = (load_codes(&codes[0]), load_codes(&codes[1]));
+            even[0] = _mm512_dpbusd_epi32(even[0], first, load_512(&high[0]));
+            even[1] = _mm512_dpbusd_epi32(even[1], first, load_512(&low[0]));
+            odd[0] = _mm512_dpbusd_epi32(odd[0], second, load_512(&high[1]));
+            odd[1] = _mm512_dpbusd_epi32(odd[1], second, load_512(&low[1]));
         }
-        let [even, odd] = sums;
-        let sum = |plane: usize| _mm512_reduce_add_epi32(_mm512_add_epi32(even[plane], odd[plane]));
         *out = [
-            sum(0) + scalar::screen_dot(tail, high_tail),
-            sum(1) + scalar::screen_dot(tail, low_tail),
+            _mm512_reduce_add_epi32(_mm512_add_epi32(even[0], odd[0])) + scalar::screen_dot(tail, high_tail),
+            _mm512_reduce_add_epi32(_mm512_add_epi32(even[1], odd[1])) + scalar::screen_dot(tail, low_tail),
         ];
     }
 }

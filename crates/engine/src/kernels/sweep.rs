@@ -110,7 +110,7 @@ fn every_kernel_has_the_scalar_ones_bits_on_random_rows() {
 fn every_kernel_has_the_scalar_ones_sums_of_a_screen() {
     let kernels: Vec<_> = available().into_iter().map(|isa| select(Some(isa)).unwrap()).collect();
     let mut random = Random(8);
-    let mut check = |codes: &[u8], planes: [&[i8]; 2]| {
+    let check = |codes: &[u8], planes: [&[i8]; 2]| {
         let rows = codes.len() / planes[0].len();
         let sums = |kernels: &dyn Kernels| {
             let mut out = vec![[i32::MIN; 2]; rows];
@@ -118,7 +118,8 @@ fn every_kernel_has_the_scalar_ones_sums_of_a_screen() {
             out
         };
         let expected = sums(&Scalar);
-        let by_hand = |plane: &[i8]| codes.iter().zip(plane).map(|(&c, &p)| i64::from(c) * i64::from(p)).sum::<i64>();
+        let by_hand =
+            |plane: &[i8]| codes.iter().zip(plane).map(|(&c, &p)| i64::from(c) * i64::from(p)).sum::<i64>();
         assert_eq!(expected[0].map(i64::from), planes.map(by_hand));
         for kernels in &kernels {
             assert_eq!(sums(*kernels), expected, "{}: width {}, {rows} rows", kernels.isa(), planes[0].len());

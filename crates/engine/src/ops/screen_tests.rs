@@ -132,7 +132,11 @@ fn values_that_are_not_finite_give_what_all_products_give() {
         for bad in [f16::INFINITY, f16::NEG_INFINITY, f16::NAN] {
             let mut values = clean.clone();
             values[77 * width + 5] = bad;
-            assert_eq!(by_screen(isa, &values, &x, 2).0, by_all_products(kernels, &values, &x), "{isa} {bad}");
+            assert_eq!(
+                by_screen(isa, &values, &x, 2).0,
+                by_all_products(kernels, &values, &x),
+                "{isa} {bad}"
+            );
         }
         let mut bad_x = x.clone();
         bad_x[9] = f32::INFINITY;

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use engine::graph::{Extents, Op};
 use engine::gguf::TensorType;
+use engine::graph::{Extents, Op};
 use engine::model::{Model, WeightId};
 
 use super::workload::Workload;
