@@ -65,10 +65,9 @@ pub fn run_batch<E: From<EngineFailure>>(
     visit: &mut impl Visit<E>,
 ) -> Result<BatchEnd, E> {
     visit.start(batch)?;
+    let crowded = engines.are_crowded();
+    engines.reference.take_turns(crowded);
     engines.reference.start(batch)?;
-    if engines.are_crowded() {
-        engines.reference.wait_ahead();
-    }
     engines.subject.start(batch)?;
     let mut aligner = Aligner::default();
     let mut decided = Vec::new();

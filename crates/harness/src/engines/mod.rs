@@ -34,9 +34,11 @@ pub trait Engine {
     /// The engine failed; it cannot be used any more.
     fn next(&mut self) -> Result<Event, EngineFailure>;
 
-    /// Waits until the engine has done of the decode call what it can do before taps are asked for: where both engines
-    /// together have more threads than there are CPUs, the threads of one then do not wait for CPUs that the other has.
-    fn wait_ahead(&mut self) {}
+    /// Has the engine work in turn with its caller from now on, or whenever it can: where both engines together have
+    /// more threads than there are CPUs, the threads of one then do not wait for CPUs that the other has. A hint.
+    fn take_turns(&mut self, in_turn: bool) {
+        let _ = in_turn;
+    }
 
     /// Decodes `batch`, the newest tokens of its sequence, again in place of what the cache holds of them, with the
     /// taps computed and dropped or with taps off, and returns the digest of its logits. The run behind it is over:

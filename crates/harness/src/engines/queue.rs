@@ -32,6 +32,11 @@ struct State<T> {
     /// Answers whose end waits in the queue.
     ended: usize,
     sent: u64,
+    /// For how long of silence the receiver lets the sender work before it takes anything; none if it takes what
+    /// there is.
+    bursts: Option<Duration>,
+    /// A burst is complete, and not all of it was received.
+    draining: bool,
     sender_is_gone: bool,
     receiver_is_gone: bool,
 }
@@ -65,6 +70,8 @@ pub(super) fn queue<T: Load>(limit: usize) -> (Sender<T>, Receiver<T>) {
         bytes: 0,
         ended: 0,
         sent: 0,
+        bursts: None,
+        draining: false,
         sender_is_gone: false,
         receiver_is_gone: false,
     };
@@ -76,7 +83,9 @@ impl<T: Load> Sender<T> {
     /// Puts an item into the queue, as soon as there is room. `false` if nobody will ever receive it.
     pub(super) fn send(&self, item: T) -> bool {
         let mut state = self.0.lock();
-        while !state.receiver_is_gone && !state.items.is_empty() && state.bytes + item.bytes() > self.0.limit
+        while !state.receiver_is_gone
+            && !state.items.is_empty()
+            && (state.draining || state.bytes + item.bytes() > self.0.limit)
         {
             state = self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -87,6 +96,8 @@ impl<T: Load> Sender<T> {
         state.ended += usize::from(item.ends_answer());
         state.sent += 1;
         state.items.push_back(item);
+        // Half full is full: the item that comes next may be too large for the rest.
+        state.draining = state.bursts.is_some() && state.bytes >= self.0.limit / 2;
         drop(state);
         self.0.changed.notify_all();
         true
@@ -98,10 +109,14 @@ impl<T: Load> Receiver<T> {
     pub(super) fn receive(&self, patience: Option<Duration>) -> Result<T, Empty> {
         let deadline = patience.map(|patience| Instant::now() + patience);
         let mut state = self.0.lock();
+        if let (Some(silence), true) = (state.bursts, state.items.is_empty()) {
+            state = self.wait_for_burst(state, silence);
+        }
         loop {
             if let Some(item) = state.items.pop_front() {
                 state.bytes -= item.bytes();
                 state.ended -= usize::from(item.ends_answer());
+                state.draining &= !state.items.is_empty();
                 drop(state);
                 self.0.changed.notify_all();
                 return Ok(item);
@@ -118,19 +133,32 @@ impl<T: Load> Receiver<T> {
         }
     }
 
-    /// Waits until the sender has no more to send, or no room for it, or sends nothing for as long as
-    /// `patience`.
-    pub(super) fn wait_ahead(&self, patience: Duration) {
+    /// Has sender and receiver work in turn from now on: the sender fills half of the queue while the receiver waits,
+    /// and waits itself until all of that was received. A sender that is silent for `silence` is not waited for.
+    /// `None`: both work as they can.
+    pub(super) fn take_bursts(&self, silence: Option<Duration>) {
         let mut state = self.0.lock();
+        state.bursts = silence;
+        state.draining &= silence.is_some();
+        drop(state);
+        self.0.changed.notify_all();
+    }
+
+    /// Waits until a burst is complete, or the sender has no more to send, or is silent.
+    fn wait_for_burst<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State<T>>,
+        silence: Duration,
+    ) -> MutexGuard<'a, State<T>> {
         let (mut sent, mut since) = (state.sent, Instant::now());
-        // Half full is full: the item that comes next may be too large for the rest.
-        while state.ended == 0 && !state.sender_is_gone && state.bytes < self.0.limit / 2 {
+        while state.ended == 0 && !state.sender_is_gone && !state.draining {
             if state.sent != sent {
                 (sent, since) = (state.sent, Instant::now());
             }
-            let Some(rest) = patience.checked_sub(since.elapsed()) else { return };
+            let Some(rest) = silence.checked_sub(since.elapsed()) else { break };
             state = wait(&self.0.changed, state, rest);
         }
+        state
     }
 }
 
@@ -214,19 +242,38 @@ mod tests {
     }
 
     #[test]
-    fn waiting_ahead_ends_with_the_answer_the_room_the_sender_or_the_patience() {
-        let long = Duration::from_secs(60);
+    fn in_bursts_sender_and_receiver_work_in_turn() {
         let (sender, receiver) = queue::<usize>(100);
-        assert!(sender.send(20));
-        receiver.wait_ahead(long);
+        receiver.take_bursts(Some(Duration::from_secs(60)));
+        std::thread::scope(|scope| {
+            scope.spawn(move || [21, 22, 23, 1, 2].into_iter().for_each(|item| assert!(sender.send(item))));
+            // The third is more than half of the queue.
+            assert_eq!(receiver.receive(None), Ok(21));
+            std::thread::sleep(SHORT);
+            assert_eq!(receiver.0.lock().items, [22, 23], "there is room, and the sender waits");
+            assert_eq!([(); 2].map(|()| receiver.receive(None)), [Ok(22), Ok(23)]);
+            // No burst gets complete: the sender's end ends it.
+            assert_eq!([(); 3].map(|()| receiver.receive(None)), [Ok(1), Ok(2), Err(Empty::Closed)]);
+        });
+    }
+
+    #[test]
+    fn a_burst_ends_with_an_answer_or_silence_and_bursts_can_be_ended() {
+        let (sender, receiver) = queue::<usize>(100);
+        receiver.take_bursts(Some(Duration::from_secs(60)));
+        assert!(sender.send(20), "the end of an answer");
         assert_eq!(receiver.receive(None), Ok(20));
+        receiver.take_bursts(Some(SHORT));
         let started = Instant::now();
-        receiver.wait_ahead(SHORT);
+        assert_eq!(receiver.receive(Some(SHORT)), Err(Empty::Timeout));
         assert!(started.elapsed() >= SHORT, "nothing was sent");
-        assert!(sender.send(51));
-        receiver.wait_ahead(long);
-        assert_eq!(receiver.receive(None), Ok(51));
-        drop(sender);
-        receiver.wait_ahead(long);
+        assert!(sender.send(51) && sender.0.lock().draining);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| sender.send(3));
+            std::thread::sleep(SHORT);
+            assert_eq!(receiver.0.lock().items, [51]);
+            receiver.take_bursts(None);
+            assert!(waiting.join().expect("no panic"), "there was room all along");
+        });
     }
 }

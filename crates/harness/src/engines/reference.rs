@@ -272,8 +272,8 @@ impl Engine for Reference {
         }
     }
 
-    fn wait_ahead(&mut self) {
-        self.process.wait_ahead();
+    fn take_turns(&mut self, in_turn: bool) {
+        self.process.take_turns(in_turn);
     }
 
     fn replay(&mut self, batch: &[BatchToken], taps: bool) -> Result<Option<Digest>, EngineFailure> {

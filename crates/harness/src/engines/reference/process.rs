@@ -187,9 +187,9 @@ impl ReferenceProcess {
         Ok((response, payload))
     }
 
-    /// Waits until the child has answered as far as there is room for answers.
-    pub(super) fn wait_ahead(&self) {
-        self.frames.wait_ahead(AHEAD.min(self.silence));
+    /// Has the child work in turn with whoever receives from it, or whenever it can.
+    pub(super) fn take_turns(&self, in_turn: bool) {
+        self.frames.take_bursts(in_turn.then(|| AHEAD.min(self.silence)));
     }
 
     /// The next frame, or what is wrong with it; `None` after too long a silence.
