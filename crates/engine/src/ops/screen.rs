@@ -114,7 +114,9 @@ impl Screen {
         });
         // Some product is at least this large.
         let reached = parts.iter().fold(f64::NEG_INFINITY, |most, part| most.max(part.2));
-        let candidates: Vec<usize> = (0..highest.len()).filter(|&row| highest[row] >= reached).collect();
+        // A bound that is NaN, of a row of infinities with a vector of zeros, rules nothing out.
+        let may_be_largest = |&row: &usize| highest[row] >= reached || highest[row].is_nan();
+        let candidates: Vec<usize> = (0..highest.len()).filter(may_be_largest).collect();
         if candidates.len() > (self.rows.len() / CANDIDATE_SHARE).max(1) {
             return None;
         }

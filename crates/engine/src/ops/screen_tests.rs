@@ -138,6 +138,8 @@ fn values_that_are_not_finite_give_what_all_products_give() {
                 "{isa} {bad}"
             );
         }
+        let two = [vec![f16::ONE; width], vec![f16::INFINITY; width]].concat();
+        assert_eq!(by_screen(isa, &two, &vec![0.0; width], 1).0, None, "{isa}: ∞·0 is no number");
         let mut bad_x = x.clone();
         bad_x[9] = f32::INFINITY;
         let screen = Screen::new(&Threads::alone(), &clean, width).unwrap();
