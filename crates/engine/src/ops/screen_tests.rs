@@ -71,7 +71,7 @@ fn products_lie_within_their_bounds() {
     let threads = Threads::alone();
     for isa in available() {
         let kernels = select(Some(isa)).unwrap();
-        for (width, case) in [(2560, 0), (96, 1), (100, 2), (640, 3), (64, 4), (333, 5)] {
+        for (width, case) in [(2560, 0), (96, 1), (100, 2), (640, 3), (64, 4), (333, 5), (8, 6)] {
             let rows = 200;
             let mut values = numbers.halves(width * rows, if case == 4 { 1e-7 } else { 0.05 });
             let mut x = numbers.vector(width, 2.0);
@@ -79,6 +79,14 @@ fn products_lie_within_their_bounds() {
                 // An outlier per row, and one in the vector.
                 1 => values.iter_mut().step_by(width).for_each(|value| *value = f16::MAX),
                 2 => x[3] = 60_000.0,
+                // Rows that lose nothing, and a vector that does: whatever is between the steps of its outlier.
+                6 => {
+                    let whole =
+                        |value: &f16| f16::from_f32((value.to_f32() * 900.0).round().clamp(-127.0, 127.0));
+                    values = values.iter().map(whole).collect();
+                    values.iter_mut().step_by(width).for_each(|value| *value = f16::from_f32(127.0));
+                    x[3] = 60_000.0;
+                }
                 3 => x.iter_mut().step_by(2).for_each(|x| *x = 6e-8),
                 _ => {}
             }
