@@ -201,7 +201,7 @@ fn summary(report: &BenchReport) -> String {
                 .collect();
             let tokens = if report.tokens_agree { "tokens agree" } else { "tokens differ" };
             let greedy = report.greedy.as_ref().map_or_else(String::new, |greedy| {
-                format!(" ({:.2}x for the next token alone)", greedy.decode.speed.ratio.median)
+                format!(", greedy {:.2}x", greedy.decode.speed.ratio.median)
             });
             format!(
                 "bench: {:.2}x the {against} build's decode speed{greedy}, {}; {tokens}",
