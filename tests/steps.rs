@@ -356,6 +356,38 @@ fn choices_without_logits_are_those_of_all_logits() {
     }
 }
 
+/// Rows that are too much alike for the bounds to tell them apart: all logits are computed then, and the choice is
+/// among them. So too behind activations that are not finite.
+#[test]
+fn choices_that_no_bound_can_make_are_made_among_all_logits() {
+    let folder = folder();
+    let mut alike = open(folder.path(), &tiny());
+    let (width, vocabulary) = (256, 512);
+    // Row by row the same values, times one of eight factors that lie a thousandth apart.
+    let value =
+        |row: usize, k: usize| ((k * 7919 % 101) as f32 - 50.0) * (1.0 + (row * 37 % 8) as f32 / 1024.0);
+    let values = (0..vocabulary * width).map(|i| half::f16::from_f32(value(i / width, i % width) / 512.0));
+    let bytes = values.flat_map(half::f16::to_le_bytes).collect();
+    alike.replace_weight("token_embd.weight", bytes).expect("it fits");
+    let mut infinite = open(folder.path(), &tiny());
+    let gamma = vec![f32::MAX; width].into_iter().flat_map(f32::to_le_bytes).collect();
+    infinite.replace_weight("output_norm.weight", gamma).expect("it fits");
+    for (what, model) in [("rows alike", alike), ("activations not finite", infinite)] {
+        let model = Arc::new(model);
+        let settings = SessionSettings { context: 32, micro_batch: 8, threads: 2, kernel: None };
+        let session = || Session::new(Arc::clone(&model), settings).expect("a session");
+        let (mut by_logits, mut by_choice) = (session(), session());
+        for position in 0..6 {
+            let batch = [BatchToken { token: 40 + position, position, sequence: 0, output: true }];
+            by_logits.decode(&batch, None).expect("it decodes");
+            let expected = largest_logit(by_logits.logits());
+            assert_eq!(by_choice.choose(&batch).expect("it decodes"), [expected], "{what}, token {position}");
+            // The first row has the smallest factor: which one is chosen says something.
+            assert_ne!(expected, Some(0), "{what}, token {position}");
+        }
+    }
+}
+
 /// A batch that is refused leaves nothing behind, with choices as with logits.
 #[test]
 fn a_refused_choice_leaves_the_session_as_it_was() {
