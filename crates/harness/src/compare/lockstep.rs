@@ -112,3 +112,67 @@ pub fn run_batch<E: From<EngineFailure>>(
         not_selected,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engines::EngineManifest;
+
+    /// An engine without taps.
+    #[derive(Default)]
+    struct Silent {
+        threads: usize,
+        /// What it was told about turns, and whether its call had begun by then.
+        turns: Vec<(bool, bool)>,
+        begun: bool,
+    }
+
+    impl Engine for Silent {
+        fn describe(&self) -> EngineManifest {
+            let (name, version) = ("silent".to_owned(), "1".to_owned());
+            EngineManifest { name, version, threads: self.threads, kernel: None, build: None }
+        }
+
+        fn start(&mut self, _: &[BatchToken]) -> Result<(), EngineFailure> {
+            self.begun = true;
+            Ok(())
+        }
+
+        fn next(&mut self) -> Result<Event, EngineFailure> {
+            Ok(Event::Done(Logits::default()))
+        }
+
+        fn take_turns(&mut self, in_turn: bool) {
+            self.turns.push((in_turn, self.begun));
+        }
+    }
+
+    struct Nobody;
+
+    impl Visit<EngineFailure> for Nobody {
+        fn start(&mut self, _: &[BatchToken]) -> Result<(), EngineFailure> {
+            Ok(())
+        }
+
+        fn reference(&mut self, _: &OwnedTap) -> Result<bool, EngineFailure> {
+            Ok(true)
+        }
+
+        fn aligned(&mut self, _: Aligned) -> Result<(), EngineFailure> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_reference_works_in_turn_where_there_are_more_threads_than_cpus() {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        for (threads, in_turn) in [(cpus, true), (0, false)] {
+            let (mut subject, mut reference) =
+                (Silent { threads: 1, ..Silent::default() }, Silent { threads, ..Silent::default() });
+            let mut engines = Engines { subject: &mut subject, reference: &mut reference };
+            run_batch(&mut engines, &[], &mut Nobody).expect("nothing fails");
+            assert_eq!(reference.turns, [(in_turn, false)], "{threads} threads on {cpus} CPUs");
+            assert!(subject.turns.is_empty(), "the subject is the caller's side");
+        }
+    }
+}
