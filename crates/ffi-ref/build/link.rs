@@ -26,6 +26,8 @@ pub(crate) fn shared_object(
         .args(objects)
         // The C++ runtime goes in: the library then runs beside any other version of it.
         .args(["-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL", "-Wl,-Bsymbolic"])
+        // Threads that start and end with every node can be kept (shim/crew.hpp).
+        .args(["-Wl,--wrap=pthread_create", "-Wl,--wrap=pthread_join"])
         // Everything is bound when it is loaded, so that a missing symbol is an error of dlopen.
         .args(["-Wl,-z,now", "-Wl,-z,defs", "-Wl,--build-id=none"])
         .arg(format!("-Wl,--version-script={}", script.display()))

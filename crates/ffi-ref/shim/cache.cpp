@@ -81,7 +81,8 @@ int32_t bref_kv_update(bref_session * session, const struct bref_taps * taps) {
         if (taps != nullptr) {
             state.emplace(*taps, /* may_stop */ false);
         }
-        const bref::TapScope scope(session->llama.get(), state ? &*state : nullptr, session->pool.get());
+        const bref::TapScope scope(session->llama.get(), state ? &*state : nullptr, session->pool.get(),
+                                   session->crew);
         llama_kv_cache_update(session->llama.get());
         return bref::logged_errors() > 0 ? bref::fail_with_log("the update of the KV cache failed") : BREF_OK;
     });

@@ -1,6 +1,7 @@
 // The contents of the opaque handles of models and sessions.
 #pragma once
 
+#include "crew.hpp"
 #include "internal.hpp"
 
 namespace bref {
@@ -24,6 +25,8 @@ struct bref_model {
 struct bref_session {
     // Freed after the context, which computes on it.
     bref::Pool pool;
+    // Lends the threads of graphs that have taps.
+    bref::Crew crew;
     std::unique_ptr<llama_context, bref::ContextDeleter> llama;
     bref_model * model;
     uint32_t threads;

@@ -167,7 +167,7 @@ int32_t bref_decode_shared(bref_session * session, size_t count, const int32_t *
             before = bref::inside::snapshot_cells(context);
             state.emplace(*taps, /* may_stop */ true);
         }
-        const TapScope scope(context, state ? &*state : nullptr, session->pool.get());
+        const TapScope scope(context, state ? &*state : nullptr, session->pool.get(), session->crew);
         const int32_t returned = llama_decode(context, batch);
         if (state && state->stopped()) {
             bref::inside::restore_cells(context, *before);

@@ -57,9 +57,9 @@ bool TapState::ask(const ggml_tensor * tensor) {
     }
     const bref_node node = describe(tensor);
     wanted_ = taps_.ask(taps_.user, &node) != 0;
-    // Every node is asked for, so that each is computed as a graph of its own: what was announced last is then what
-    // the reference was busy with when it crashed.
-    return true;
+    // Every node that is computed is asked for, so that each is a graph of its own: what was announced last is then
+    // what the reference was busy with when it crashed. What only relabels goes along with the node behind it.
+    return wanted_ || !only_relabels(tensor);
 }
 
 bool TapState::take(const ggml_tensor * tensor) {

@@ -1,6 +1,7 @@
 // From the scheduler's eval callback to the caller's two callbacks.
 #pragma once
 
+#include "crew.hpp"
 #include "internal.hpp"
 
 #include <vector>
@@ -35,11 +36,12 @@ class TapState {
 // held up before it reads the number of threads, reads that of the next graph, computes its part of that, and then,
 // because it has not seen it announced, computes it again (ggml_graph_compute_thread_ready). By then the node has been
 // handed over, or its memory belongs to another one. So the pool is taken off: each graph then starts threads of its
-// own and ends with their end. It also leaves the CPUs free while the receiver works, where the pool would poll.
+// own and ends with their end, and nothing of a node is under way when it is handed over. They are lent by a crew, or
+// the system would take longer to start them than many a node takes.
 class TapScope {
   public:
-    TapScope(llama_context * context, TapState * state, ggml_threadpool * pool)
-        : context_(context), pool_(state ? pool : nullptr) {
+    TapScope(llama_context * context, TapState * state, ggml_threadpool * pool, Crew & crew)
+        : context_(context), pool_(state ? pool : nullptr), crew_(crew) {
         if (pool_) {
             llama_detach_threadpool(context_);
         }
@@ -57,6 +59,7 @@ class TapScope {
   private:
     llama_context * context_;
     ggml_threadpool * pool_;
+    CrewScope crew_;
 };
 
 }  // namespace bref

@@ -31,8 +31,9 @@ pub struct Node<'a> {
 ///
 /// A panic in a visitor stops the decode and goes on in the caller of [`Session::decode`](crate::Session::decode).
 pub trait TapVisitor {
-    /// Asked for every node before it is computed: are its values wanted? Every node is computed as a graph of its own
-    /// as long as there is a visitor, whatever it wants; without one the reference computes the graph in one go.
+    /// Asked for every node before it is computed: are its values wanted? Every node that computes something is a graph
+    /// of its own as long as there is a visitor, whatever it wants; without one the reference computes the graph in one
+    /// go.
     fn ask(&mut self, node: &Node<'_>) -> bool;
 
     /// Takes a wanted node once it is computed. `data`: its elements in logical order, `dims[0]` fastest, without
