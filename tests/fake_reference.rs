@@ -148,7 +148,7 @@ const FRAMES: [Fault; 9] = [
         "version",
         3,
         "wrong_version",
-        &["is of protocol version 77, this program is of version 2", "`ffn_up-1` (MUL_MAT)"],
+        &["is of protocol version 77, this program is of version 3", "`ffn_up-1` (MUL_MAT)"],
     ),
     fault("long-header", 3, "bad_frame", &["header of 4294967295 bytes, at most 65536 allowed"]),
     fault(

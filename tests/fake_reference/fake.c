@@ -102,7 +102,10 @@ static void send_bytes(const void * bytes, size_t count) {
     }
 }
 
-/* The fixed part of a frame, see frame.rs. */
+/* Of the frames, see frame.rs. */
+enum { VERSION = 3 };
+
+/* The fixed part of a frame. */
 static void send_start(uint32_t version, uint32_t header, uint64_t payload) {
     unsigned char bytes[20] = "PCRF";
     memcpy(bytes + 4, &version, 4);
@@ -124,7 +127,7 @@ static void send_node(const char * dims, uint32_t checksum_error) {
                                 "\"dims\":%s,\"content\":\"values\"}",
                                 dims);
     const float payload[2] = {1.0F, 2.0F};
-    send_start(2, (uint32_t)length, sizeof payload);
+    send_start(VERSION, (uint32_t)length, sizeof payload);
     send_bytes(header, (size_t)length);
     send_bytes(payload, sizeof payload);
     send_bytes(&checksum_error, sizeof checksum_error);
@@ -189,19 +192,19 @@ static void act(void) {
         send_bytes("llama_decode: something\n", 24);
         wait_for_ever();
     } else if (is("short-write")) {
-        send_start(2, 100, 4000);
+        send_start(VERSION, 100, 4000);
         _exit(0);
     } else if (is("half-frame")) {
-        send_start(2, 100, 4000);
+        send_start(VERSION, 100, 4000);
         wait_for_ever();
     } else if (is("version")) {
         send_start(77, 2, 0);
         wait_for_ever();
     } else if (is("long-header")) {
-        send_start(2, 0xffffffffU, 0);
+        send_start(VERSION, 0xffffffffU, 0);
         wait_for_ever();
     } else if (is("long-payload")) {
-        send_start(2, 2, (uint64_t)1 << 60);
+        send_start(VERSION, 2, (uint64_t)1 << 60);
         wait_for_ever();
     } else if (is("wrapping-dims")) {
         send_node("[4294967296,4294967296,4294967296,1]", 0);
@@ -216,7 +219,7 @@ static void act(void) {
         /* `Done` where nodes and logits are expected; CRC-32 of {"response":"done"}. */
         const char * header = "{\"response\":\"done\"}";
         const uint32_t checksum = 0x925fc467U;
-        send_start(2, (uint32_t)strlen(header), 0);
+        send_start(VERSION, (uint32_t)strlen(header), 0);
         send_bytes(header, strlen(header));
         send_bytes(&checksum, sizeof checksum);
         wait_for_ever();

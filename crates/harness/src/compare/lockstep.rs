@@ -68,6 +68,8 @@ pub fn run_batch<E: From<EngineFailure>>(
     let crowded = engines.are_crowded();
     engines.reference.take_turns(crowded);
     engines.reference.start(batch)?;
+    // In turn, the reference has done what it can by the time of its first event: only then does the subject begin.
+    let mut first = crowded.then(|| engines.reference.next()).transpose()?;
     engines.subject.start(batch)?;
     let mut aligner = Aligner::default();
     let mut decided = Vec::new();
@@ -84,7 +86,8 @@ pub fn run_batch<E: From<EngineFailure>>(
             Side::Subject => (&mut *engines.subject, &mut subject),
             Side::Reference => (&mut *engines.reference, &mut reference),
         };
-        match engine.next()? {
+        let event = first.take().map_or_else(|| engine.next(), Ok)?;
+        match event {
             Event::Done(logits) => *end = Some(logits),
             Event::Tap(OwnedTap { data: TapBytes::NotSelected, .. }) => {
                 // The subject's taps of such layers may be fused away; the reference's are counted.
@@ -115,35 +118,46 @@ pub fn run_batch<E: From<EngineFailure>>(
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
     use super::*;
     use crate::engines::EngineManifest;
 
+    /// What engines were asked for, in order.
+    type Log = Rc<RefCell<Vec<String>>>;
+
     /// An engine without taps.
-    #[derive(Default)]
     struct Silent {
+        name: &'static str,
         threads: usize,
-        /// What it was told about turns, and whether its call had begun by then.
-        turns: Vec<(bool, bool)>,
-        begun: bool,
+        log: Log,
+    }
+
+    impl Silent {
+        fn note(&self, what: &str) {
+            self.log.borrow_mut().push(format!("{} {what}", self.name));
+        }
     }
 
     impl Engine for Silent {
         fn describe(&self) -> EngineManifest {
-            let (name, version) = ("silent".to_owned(), "1".to_owned());
+            let (name, version) = (self.name.to_owned(), "1".to_owned());
             EngineManifest { name, version, threads: self.threads, kernel: None, build: None }
         }
 
         fn start(&mut self, _: &[BatchToken]) -> Result<(), EngineFailure> {
-            self.begun = true;
+            self.note("starts");
             Ok(())
         }
 
         fn next(&mut self) -> Result<Event, EngineFailure> {
+            self.note("ends");
             Ok(Event::Done(Logits::default()))
         }
 
         fn take_turns(&mut self, in_turn: bool) {
-            self.turns.push((in_turn, self.begun));
+            self.note(if in_turn { "takes turns" } else { "takes no turns" });
         }
     }
 
@@ -166,13 +180,15 @@ mod tests {
     #[test]
     fn the_reference_works_in_turn_where_there_are_more_threads_than_cpus() {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        for (threads, in_turn) in [(cpus, true), (0, false)] {
-            let (mut subject, mut reference) =
-                (Silent { threads: 1, ..Silent::default() }, Silent { threads, ..Silent::default() });
+        let in_turn = ["theirs takes turns", "theirs starts", "theirs ends", "ours starts", "ours ends"];
+        let at_once = ["theirs takes no turns", "theirs starts", "ours starts", "theirs ends", "ours ends"];
+        for (threads, expected) in [(cpus, in_turn), (0, at_once)] {
+            let log = Log::default();
+            let mut subject = Silent { name: "ours", threads: 1, log: Rc::clone(&log) };
+            let mut reference = Silent { name: "theirs", threads, log: Rc::clone(&log) };
             let mut engines = Engines { subject: &mut subject, reference: &mut reference };
             run_batch(&mut engines, &[], &mut Nobody).expect("nothing fails");
-            assert_eq!(reference.turns, [(in_turn, false)], "{threads} threads on {cpus} CPUs");
-            assert!(subject.turns.is_empty(), "the subject is the caller's side");
+            assert_eq!(*log.borrow(), expected, "{threads} threads on {cpus} CPUs");
         }
     }
 }

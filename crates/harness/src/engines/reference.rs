@@ -12,7 +12,9 @@ pub(crate) mod guard;
 pub(crate) mod lifeline;
 pub mod process;
 pub mod protocol;
+pub mod shared;
 mod timing;
+mod values;
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -109,7 +111,8 @@ impl Reference {
         greet(&mut process)?;
         let path_bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
         let library = options.library.as_deref().map(path_bytes);
-        let request = Request::Load { model: path_bytes(model), library, build, vocabulary_only };
+        let memory = process.memory();
+        let request = Request::Load { model: path_bytes(model), library, build, vocabulary_only, memory };
         process.request("load", &request, &[])?;
         match process.receive()? {
             (Response::Ready { version, build, vocabulary, layers }, _) => Ok(Self {
@@ -251,7 +254,11 @@ impl Engine for Reference {
         self.names = TapNames::default();
         self.outputs = batch.iter().filter(|token| token.output).count();
         let tokens = batch.iter().map(Into::into).collect();
-        Ok(self.process.request(failure::DECODE, &Request::Decode { tokens }, &[])?)
+        Ok(self.process.request(
+            failure::DECODE,
+            &Request::Decode { tokens, room: self.process.room() },
+            &[],
+        )?)
     }
 
     fn next(&mut self) -> Result<Event, EngineFailure> {

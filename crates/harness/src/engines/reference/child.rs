@@ -21,6 +21,8 @@ use super::protocol::{
     Build, Content, ErrorKind, MAX_NAME, NodeHeader, Request, Response, SessionRequest, WireToken,
     element_size,
 };
+use super::shared;
+use super::values::{Stop, Values};
 use crate::case::LayerSelection;
 use crate::compare::views;
 use crate::engines::{BuildManifest, Digest};
@@ -61,6 +63,7 @@ fn serve(input: impl Read, output: impl Write) -> anyhow::Result<()> {
     let mut session: Option<Session> = None;
     let mut selection = Selection::default();
     let mut model: Option<Model> = None;
+    let mut memory: Option<shared::Writer> = None;
     loop {
         let (request, payload) = match read_frame::<Request>(&mut input) {
             Ok(frame) => frame,
@@ -68,42 +71,53 @@ fn serve(input: impl Read, output: impl Write) -> anyhow::Result<()> {
             Err(FrameError::Closed) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        let answer =
-            match request {
-                Request::Load { model: path, library, build, vocabulary_only } => {
-                    load(&path, library.as_deref(), build, vocabulary_only).map(|(loaded, ready)| {
-                        session = None;
-                        model = Some(loaded);
-                        (ready, Vec::new())
-                    })
-                }
-                Request::Session(request) => {
-                    with(model.as_ref()).and_then(|model| open(model, &request)).map(|opened| {
-                        selection = Selection { layers: request.layers, boundaries: request.boundaries };
-                        session = Some(opened);
-                        (Response::SessionReady, Vec::new())
-                    })
-                }
-                Request::Tokenize { add_special, parse_special, .. } => with(model.as_ref())
-                    .and_then(|model| tokenize(model, &payload, add_special, parse_special)),
-                Request::Pieces { .. } => with(model.as_ref()).and_then(|model| pieces(model, &payload)),
-                Request::Decode { tokens } => with(session.as_mut())
-                    .and_then(|session| decode(session, &tokens, &selection, &mut output)),
-                Request::Replay { tokens, taps } => {
-                    with(session.as_mut()).and_then(|session| replay(session, &tokens, &selection, taps))
-                }
-                Request::Clear => with(session.as_mut()).map(|session| {
-                    session.kv_clear();
-                    (Response::Done, Vec::new())
-                }),
-                Request::Time { position, .. } => {
-                    with(session.as_mut()).and_then(|session| time(session, position, &payload))
-                }
-                Request::Rest => with(session.as_mut()).map(|session| {
-                    session.rest();
-                    (Response::Done, Vec::new())
-                }),
-            };
+        let answer = match request {
+            Request::Load { model: path, library, build, vocabulary_only, memory: descriptor } => {
+                memory = Some(shared::Writer::open(descriptor).context("open the shared memory")?);
+                load(&path, library.as_deref(), build, vocabulary_only).map(|(loaded, ready)| {
+                    session = None;
+                    model = Some(loaded);
+                    (ready, Vec::new())
+                })
+            }
+            Request::Session(request) => {
+                with(model.as_ref()).and_then(|model| open(model, &request)).map(|opened| {
+                    selection = Selection { layers: request.layers, boundaries: request.boundaries };
+                    session = Some(opened);
+                    (Response::SessionReady, Vec::new())
+                })
+            }
+            Request::Tokenize { add_special, parse_special, .. } => {
+                with(model.as_ref()).and_then(|model| tokenize(model, &payload, add_special, parse_special))
+            }
+            Request::Pieces { .. } => with(model.as_ref()).and_then(|model| pieces(model, &payload)),
+            Request::Decode { tokens, room } => with(session.as_mut()).and_then(|session| {
+                let values = memory.as_mut().map(|memory| {
+                    memory.limit(room);
+                    Values::new(memory, &mut input)
+                });
+                decode(session, &tokens, &selection, &mut output, values)
+            }),
+            Request::Replay { tokens, taps } => {
+                with(session.as_mut()).and_then(|session| replay(session, &tokens, &selection, taps))
+            }
+            Request::Clear => with(session.as_mut()).map(|session| {
+                session.kv_clear();
+                (Response::Done, Vec::new())
+            }),
+            Request::Time { position, .. } => {
+                with(session.as_mut()).and_then(|session| time(session, position, &payload))
+            }
+            Request::Taken { bytes } => {
+                let possible = memory.as_mut().is_some_and(|memory| memory.release(bytes));
+                anyhow::ensure!(possible, "the parent cannot have read {bytes} bytes of the shared memory");
+                continue;
+            }
+            Request::Rest => with(session.as_mut()).map(|session| {
+                session.rest();
+                (Response::Done, Vec::new())
+            }),
+        };
         match answer {
             Ok((response, payload)) => write_frame(&mut output, &response, &payload)?,
             Err(Stop::Answer(kind, text)) => {
@@ -116,15 +130,6 @@ fn serve(input: impl Read, output: impl Write) -> anyhow::Result<()> {
 
 fn hello() -> Response {
     Response::Hello { pid: std::process::id(), program: env!("CARGO_PKG_VERSION").to_owned() }
-}
-
-/// Why a request has no regular answer.
-#[derive(Debug)]
-enum Stop {
-    /// The reference refused: tell the parent.
-    Answer(ErrorKind, String),
-    /// The pipe to the parent is broken.
-    Pipe(FrameError),
 }
 
 type Answer = Result<(Response, Vec<u8>), Stop>;
@@ -222,14 +227,15 @@ fn pieces(model: &Model, tokens: &[u8]) -> Answer {
     Ok((Response::Pieces { lengths }, payload))
 }
 
-fn decode(
+fn decode<'a>(
     session: &mut Session,
     tokens: &[WireToken],
-    selection: &Selection,
-    out: &mut impl Write,
+    selection: &'a Selection,
+    out: &'a mut impl Write,
+    values: Option<Values<'a>>,
 ) -> Answer {
     let (batch, outputs) = batch_of(tokens);
-    let mut forwarder = Forwarder { out, selection, layer: None, stop: None };
+    let mut forwarder = Forwarder { out, values, selection, layer: None, stop: None };
     let decoded = session.decode(&batch, Some(&mut forwarder));
     if let Some(stop) = forwarder.stop {
         return Err(stop);
@@ -261,7 +267,8 @@ fn replay(session: &mut Session, tokens: &[WireToken], selection: &Selection, ta
         }
     }
     // The same nodes are gathered as for a run, and nothing is sent.
-    let mut forwarder = Forwarder { out: &mut std::io::sink(), selection, layer: None, stop: None };
+    let mut forwarder =
+        Forwarder { out: &mut std::io::sink(), values: None, selection, layer: None, stop: None };
     let visitor = taps.then_some(&mut forwarder as &mut dyn TapVisitor);
     session.decode(&batch, visitor).map_err(run_error)?;
     Ok((Response::Replayed { digest: Digest::of(logits_of(session, outputs)?) }, Vec::new()))
@@ -325,6 +332,8 @@ impl Selection {
 /// Sends every node as a frame, in the order of evaluation.
 struct Forwarder<'a, W> {
     out: &'a mut W,
+    /// If there is none, all values are sent in frames.
+    values: Option<Values<'a>>,
     selection: &'a Selection,
     /// The layer of the last node that names one.
     layer: Option<usize>,
@@ -361,6 +370,7 @@ impl<W: Write> Forwarder<'_, W> {
             dtype: node.type_name.to_owned(),
             dims: node.dims.map(|dim| dim as u64),
             content,
+            place: None,
         }
     }
 
@@ -399,7 +409,20 @@ impl<W: Write> TapVisitor for Forwarder<'_, W> {
         let header = self.header(node, layer);
         // A node that changed between the two calls: what it is now is what the parent has to see.
         let payload = if header.content == Content::Values { data } else { &[] };
-        self.send(header, payload)
+        // A node whose header contradicts its data is refused where the frame is written.
+        let agrees = header.values_length().is_ok_and(|length| length == payload.len() as u64);
+        let place = match &mut self.values {
+            Some(values) if agrees => values.write(payload, self.out),
+            _ => Ok(None),
+        };
+        match place {
+            Ok(None) => self.send(header, payload),
+            Ok(place) => self.send(NodeHeader { place, ..header }, &[]),
+            Err(stop) => {
+                self.stop = Some(stop);
+                ControlFlow::Break(())
+            }
+        }
     }
 }
 
@@ -408,7 +431,7 @@ mod tests {
     use super::*;
 
     fn forwarder<'a>(out: &'a mut Vec<u8>, selection: &'a Selection) -> Forwarder<'a, Vec<u8>> {
-        Forwarder { out, selection, layer: None, stop: None }
+        Forwarder { out, values: None, selection, layer: None, stop: None }
     }
 
     #[test]
@@ -423,7 +446,7 @@ mod tests {
     #[test]
     fn requests_out_of_order_are_answered_not_fatal() {
         let mut input = Vec::new();
-        write_frame(&mut input, &Request::Decode { tokens: Vec::new() }, &[]).expect("written");
+        write_frame(&mut input, &Request::Decode { tokens: Vec::new(), room: 0 }, &[]).expect("written");
         write_frame(
             &mut input,
             &Request::Tokenize { bytes: 1, add_special: true, parse_special: true },

@@ -20,7 +20,7 @@ use super::protocol::{MAX_NAME, Message};
 
 /// The version of the frames and of the messages in them. Parent and child are the same executable, so
 /// a difference means that the executable was replaced while it ran.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Most bytes of a header.
 pub const MAX_HEADER: u32 = 64 << 10;
@@ -68,6 +68,16 @@ pub enum FrameError {
         expected: u64,
         /// What the frame says.
         found: u64,
+    },
+    /// The values in the shared memory are not the next ones, or more than it can hold.
+    #[error("{length} bytes of values behind {found}, expected behind {expected}")]
+    Place {
+        /// Bytes that were read before.
+        expected: u64,
+        /// What the header says.
+        found: u64,
+        /// What the header implies.
+        length: u64,
     },
     /// The header is not JSON of the expected form.
     #[error("unreadable header: {0}")]

@@ -11,6 +11,7 @@ fn node(content: Content) -> Response {
         dtype: "f16".to_owned(),
         dims: [3, 2, 1, 1],
         content,
+        place: None,
     })
 }
 
@@ -59,6 +60,7 @@ fn requests_survive_the_round_trip() {
                 library: None,
                 build: Build::Upstream,
                 vocabulary_only: true,
+                memory: 5,
             },
             &b""[..],
         ),
@@ -75,13 +77,17 @@ fn requests_survive_the_round_trip() {
             b"",
         ),
         (
-            Request::Decode { tokens: vec![WireToken { token: 7, position: 1, sequence: 0, output: true }] },
+            Request::Decode {
+                tokens: vec![WireToken { token: 7, position: 1, sequence: 0, output: true }],
+                room: 9,
+            },
             b"",
         ),
         (Request::Replay { tokens: vec![], taps: true }, b""),
         (Request::Clear, b""),
         (Request::Time { position: 3, count: 2 }, &[1, 0, 0, 0, 2, 0, 0, 0]),
         (Request::Rest, b""),
+        (Request::Taken { bytes: u64::MAX }, b""),
     ] {
         let mut bytes = Vec::new();
         write_frame(&mut bytes, &request, payload).expect("a valid request");

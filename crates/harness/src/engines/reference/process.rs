@@ -18,18 +18,18 @@ use super::failure::{Cause, ReferenceFailure, Trace};
 use super::frame::{FrameError, read_frame, write_frame};
 use super::guard::Guard;
 use super::protocol::{ErrorKind, Request, Response};
+use super::shared;
 use crate::engines::queue::{self, Empty, Load, queue};
 
 /// The hidden subcommand that the executable is started with.
 pub const SUBCOMMAND: &str = "__reference";
 
-/// Bytes of frames that may wait in the queue, so that the reference does not wait for what compares them: most of
-/// the taps of 32 tokens of a model with two billion weights.
-const QUEUE_BYTES: usize = 256 << 20;
+/// Bytes of frames that may wait in the queue. The values of large nodes are not among them: they wait in the memory
+/// that the child shares.
+const QUEUE_BYTES: usize = 32 << 20;
 
-/// Bytes that the pipe of the frames may hold: the most that Linux allows without a privilege. With its usual 64 KiB,
-/// the two processes wake each other up for every sixteenth of a tap.
-const PIPE_BYTES: usize = 1 << 20;
+/// What a frame without payload counts for in the queue.
+const FRAME_BYTES: usize = 512;
 
 /// How long a node may take before the reference is no longer waited for.
 const AHEAD: Duration = Duration::from_secs(1);
@@ -60,7 +60,7 @@ type FrameResult = Result<(Response, Vec<u8>), FrameError>;
 
 impl Load for FrameResult {
     fn bytes(&self) -> usize {
-        self.as_ref().map_or(0, |(_, payload)| payload.len())
+        FRAME_BYTES + self.as_ref().map_or(0, |(_, payload)| payload.len())
     }
 
     fn ends_answer(&self) -> bool {
@@ -74,6 +74,9 @@ pub(super) struct ReferenceProcess {
     guard: Guard,
     requests: Option<Sender<Vec<u8>>>,
     frames: queue::Receiver<FrameResult>,
+    memory: shared::Reader,
+    /// Whether the child waits until everything is read before it goes on.
+    in_turn: bool,
     stderr: Arc<Mutex<VecDeque<u8>>>,
     stderr_closed: Receiver<()>,
     silence: Duration,
@@ -86,6 +89,7 @@ impl ReferenceProcess {
     /// Starts `executable __reference`.
     pub(super) fn spawn(executable: &Path, limits: Limits) -> Result<Self, ReferenceFailure> {
         let failed = |source| ReferenceFailure::Spawn { executable: executable.to_owned(), source };
+        let memory = shared::Reader::new().map_err(failed)?;
         let mut child = Command::new(executable)
             .arg(SUBCOMMAND)
             // An assertion of the reference looks for a debugger to print its stack, and waits for it with our pipes
@@ -100,12 +104,11 @@ impl ReferenceProcess {
             .map_err(failed)?;
         let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let guard = Guard::new(child, limits.memory).map_err(failed)?;
+        memory.close_to_children().map_err(failed)?;
         let (Some(stdin), Some(stdout), Some(stderr_pipe)) = pipes else {
             return Err(failed(std::io::Error::other("a pipe is missing")));
         };
 
-        // A hint: a smaller pipe is slower and no fault.
-        let _ = rustix::pipe::fcntl_setpipe_size(&stdout, PIPE_BYTES);
         let (requests, request_queue) = channel();
         let (frame_queue, frames) = queue(QUEUE_BYTES);
         let (closing, stderr_closed) = channel();
@@ -116,6 +119,8 @@ impl ReferenceProcess {
             guard,
             requests: Some(requests),
             frames,
+            memory,
+            in_turn: false,
             stderr,
             stderr_closed,
             silence: limits.silence,
@@ -157,6 +162,10 @@ impl ReferenceProcess {
         // A node of an earlier request says nothing about this one.
         self.last_node = None;
         self.nodes = 0;
+        self.send(request, payload)
+    }
+
+    fn send(&mut self, request: &Request, payload: &[u8]) -> Result<(), ReferenceFailure> {
         let mut bytes = Vec::new();
         write_frame(&mut bytes, request, payload).map_err(|error| self.protocol(error.to_string()))?;
         // A child that is gone is diagnosed when its answer is read.
@@ -166,29 +175,69 @@ impl ReferenceProcess {
         Ok(())
     }
 
-    /// The next frame. An `Error` frame is returned as the failure that it stands for.
+    /// Most bytes of values that the child may let wait.
+    pub(super) fn room(&self) -> u64 {
+        shared::room(self.in_turn)
+    }
+
+    /// The number by which the child knows the memory that it shares.
+    pub(super) fn memory(&self) -> i32 {
+        self.memory.descriptor()
+    }
+
+    /// The next message with its values, wherever these are. An `Error` frame is returned as the failure that it
+    /// stands for.
     pub(super) fn receive(&mut self) -> Result<(Response, Vec<u8>), ReferenceFailure> {
-        let (response, payload) = match self.next_frame() {
-            Some(Ok(frame)) => frame,
-            Some(Err(error)) => return Err(self.diagnose(error)),
-            None => return Err(self.broken(Cause::Timeout { seconds: self.silence.as_secs() })),
-        };
-        match response {
-            Response::Node(ref node) => {
-                self.nodes += 1;
-                if self.nodes > MAX_NODES {
-                    return Err(self.protocol(format!("more than {MAX_NODES} nodes for one request")));
+        loop {
+            let (response, mut payload) = match self.next_frame() {
+                Some(Ok(frame)) => frame,
+                Some(Err(error)) => return Err(self.diagnose(error)),
+                None => return Err(self.broken(Cause::Timeout { seconds: self.silence.as_secs() })),
+            };
+            match &response {
+                Response::Node(node) => {
+                    self.count_node()?;
+                    self.last_node = Some((node.name.clone(), node.op.clone()));
+                    if let Some(place) = node.place {
+                        let values = node.values_length().and_then(|length| self.memory.read(place, length));
+                        payload = values.map_err(|error| self.broken(Cause::of_frame(error)))?;
+                        self.tell(false)?;
+                    }
                 }
-                self.last_node = Some((node.name.clone(), node.op.clone()));
+                Response::Full => {
+                    self.count_node()?;
+                    self.tell(true)?;
+                    continue;
+                }
+                Response::Error { kind, text } => return Err(self.refused(*kind, text.clone())),
+                _ => {}
             }
-            Response::Error { kind, text } => return Err(self.refused(kind, text)),
-            _ => {}
+            return Ok((response, payload));
         }
-        Ok((response, payload))
+    }
+
+    fn count_node(&mut self) -> Result<(), ReferenceFailure> {
+        self.nodes += 1;
+        if self.nodes > MAX_NODES {
+            return Err(self.protocol(format!("more than {MAX_NODES} nodes for one request")));
+        }
+        Ok(())
+    }
+
+    /// Tells the child, if it is time, how far the shared memory is read.
+    fn tell(&mut self, child_waits: bool) -> Result<(), ReferenceFailure> {
+        if self.in_turn && !child_waits {
+            return Ok(());
+        }
+        match self.memory.news(child_waits) {
+            Some(bytes) => self.send(&Request::Taken { bytes }, &[]),
+            None => Ok(()),
+        }
     }
 
     /// Has the child work in turn with whoever receives from it, or whenever it can.
-    pub(super) fn take_turns(&self, in_turn: bool) {
+    pub(super) fn take_turns(&mut self, in_turn: bool) {
+        self.in_turn = in_turn;
         self.frames.take_bursts(in_turn.then(|| AHEAD.min(self.silence)));
     }
 

@@ -4,6 +4,7 @@ use engine::session::BatchToken;
 
 use super::*;
 use crate::engines::reference::ReferenceOptions;
+use crate::engines::reference::protocol::{Content, NodeHeader};
 use crate::engines::{BuildManifest, Engine, Reference};
 
 /// Held while a script is written or a child is started: a child started in between would inherit the
@@ -56,7 +57,7 @@ fn a_node_of_an_earlier_request_is_forgotten() {
     let directory = tempfile::tempdir().expect("a directory");
     let mut process = shell(directory.path(), "exec sleep 600", limits(Duration::from_millis(200)));
     process.last_node = Some(("ffn_out-1".to_owned(), "MUL".to_owned()));
-    process.request("decode", &Request::Decode { tokens: Vec::new() }, &[]).expect("sent");
+    process.request("decode", &Request::Decode { tokens: Vec::new(), room: 0 }, &[]).expect("sent");
     let failure = process.receive().expect_err("silence");
     assert_eq!(failure.during(), Some("decode"));
     assert_eq!(failure.trace().and_then(|trace| trace.last_node.as_deref()), None, "{failure}");
@@ -212,4 +213,44 @@ fn an_answer_to_another_question_is_named() {
     let failure = reference.tokenize("text").expect_err("no tokens");
     let words = "the reference broke the protocol: expected tokens, found SessionReady during tokenize";
     assert_eq!(failure.headline(), words);
+}
+
+#[test]
+fn a_child_that_waits_for_room_without_end_is_stopped() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut bytes = Vec::new();
+    write_frame(&mut bytes, &Response::Full, &[]).expect("a valid frame");
+    let file = directory.path().join("frame");
+    std::fs::write(&file, bytes).expect("written");
+    // It reads what it is told, and says the same again.
+    let script = format!("cat > /dev/null & yes '' | while read x; do cat {}; done", file.display());
+    let mut process = shell(directory.path(), &script, limits(LONG));
+    process.nodes = MAX_NODES - 10;
+    let failure = process.receive().expect_err("no end");
+    assert!(failure.headline().contains("more than 32768 nodes for one request"), "{failure}");
+}
+
+#[test]
+fn values_that_are_not_where_the_child_says_are_a_bad_frame() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let place = |position, offset| Some(shared::Place { position, offset, checksum: 1 });
+    for (place, words) in [
+        (place(0, 0), "checksum 00000001, expected 190a55ad"),
+        (place(7, 0), "32 bytes of values behind 7, expected behind 0"),
+        (place(0, u64::MAX), "32 bytes of values behind 0, expected behind 0"),
+    ] {
+        let node = NodeHeader {
+            name: "l_out-0".to_owned(),
+            layer: Some(0),
+            op: "ADD".to_owned(),
+            dtype: "f32".to_owned(),
+            dims: [8, 1, 1, 1],
+            content: Content::Values,
+            place,
+        };
+        let mut reference = answering(directory.path(), (Response::Node(node), Vec::new()));
+        reference.start(&[]).expect("sent");
+        let failure = reference.next().expect_err("nothing is there");
+        assert!(failure.to_string().contains(words), "{failure}");
+    }
 }

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::frame::{FrameError, MAX_PAYLOAD};
+use super::shared::Place;
 use crate::case::LayerSelection;
 use crate::engines::{BuildManifest, Digest};
 
@@ -36,6 +37,8 @@ pub enum Request {
         build: Build,
         /// Whether to load the vocabulary alone: for [`Request::Tokenize`] and [`Request::Pieces`].
         vocabulary_only: bool,
+        /// The descriptor of the memory that the child inherited for values.
+        memory: i32,
     },
     /// Make the session [`Response::SessionReady`].
     Session(SessionRequest),
@@ -57,6 +60,8 @@ pub enum Request {
     Decode {
         /// The batch.
         tokens: Vec<WireToken>,
+        /// Most bytes of values that may wait in the shared memory.
+        room: u64,
     },
     /// Decode the newest tokens of a sequence again in place of their cells [`Response::Replayed`].
     Replay {
@@ -77,6 +82,11 @@ pub enum Request {
     },
     /// Put the reference's idle threads to sleep [`Response::Done`].
     Rest,
+    /// Values in the shared memory were read; sent at any time, and not answered.
+    Taken {
+        /// Bytes that were read since the child was started.
+        bytes: u64,
+    },
 }
 
 /// A built-in library of the reference.
@@ -183,6 +193,9 @@ pub enum Response {
         /// The digest of their logits.
         digest: Digest,
     },
+    /// There is no room in the shared memory for the values of the next node: the child waits for
+    /// [`Request::Taken`].
+    Full,
     /// The request was carried out.
     Done,
     /// The tokens are decoded.
@@ -234,11 +247,14 @@ pub struct NodeHeader {
     pub dtype: String,
     /// Dims in ggml's order.
     pub dims: [u64; 4],
-    /// Whether the payload holds the values, or why not.
+    /// Whether there are values, or why not.
     pub content: Content,
+    /// Where the values are, if not in the payload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<Place>,
 }
 
-/// Whether a node's values are in the payload.
+/// Whether a node's values are handed over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Content {
@@ -271,7 +287,8 @@ impl Message for Request {
             | Self::Decode { .. }
             | Self::Replay { .. }
             | Self::Clear
-            | Self::Rest => Ok(0),
+            | Self::Rest
+            | Self::Taken { .. } => Ok(0),
         }
     }
 }
@@ -283,19 +300,27 @@ impl Message for Response {
             | Self::Ready { .. }
             | Self::SessionReady
             | Self::Replayed { .. }
+            | Self::Full
             | Self::Done
             | Self::Timed { .. }
             | Self::Error { .. } => Ok(0),
             Self::Tokens { count } => product(&[*count, 4]),
             Self::Pieces { lengths } => Ok(lengths.iter().map(|&length| u64::from(length)).sum()),
-            Self::Node(node) => node.payload_length(),
+            Self::Node(node) => {
+                let length = node.values_length()?;
+                Ok(if node.place.is_some() { 0 } else { length })
+            }
             Self::Logits { rows, vocabulary } => product(&[*rows, *vocabulary, 4]),
         }
     }
 }
 
 impl NodeHeader {
-    fn payload_length(&self) -> Result<u64, FrameError> {
+    /// Bytes of the values, wherever they are.
+    ///
+    /// # Errors
+    /// The header contradicts itself or the caps.
+    pub(super) fn values_length(&self) -> Result<u64, FrameError> {
         if self.name.is_empty() || self.name.len() > MAX_NAME {
             return Err(FrameError::BadName { length: self.name.len() });
         }
