@@ -316,54 +316,50 @@ fn f16_tile<const N: usize, const AHEAD: bool>(
     out: &mut [f32],
     stride: usize,
 ) {
+    let steps = a.width() / 32;
     let row_bytes = a.width() * size_of::<f16>();
     let ahead = (PREFETCH_BYTES / row_bytes.max(1)).next_multiple_of(ROWS).max(ROWS) * a.stride();
     // Behind the last row, the last row is taken again and its result dropped.
-    let steps = a.width() / 32;
-    let mut a_rows: [(&[[f16; 32]], &[f16]); ROWS] = [(&[], &[]); ROWS];
+    let mut a_rows = [std::ptr::null::<f16>(); ROWS];
     for (r, a_row) in a_rows.iter_mut().enumerate() {
-        let (whole, tail) = a.row((i + r).min(a.count() - 1)).as_chunks();
-        *a_row = (&whole[..steps], tail);
+        *a_row = a.row((i + r).min(a.count() - 1)).as_ptr();
     }
-    let mut b_rows: [(&[[f32; 32]], &[f32]); N] = [(&[], &[]); N];
+    let mut b_rows = [std::ptr::null::<f32>(); N];
     for (n, b_row) in b_rows.iter_mut().enumerate() {
-        let (whole, tail) = b.row(j + n).as_chunks();
-        *b_row = (&whole[..steps], tail);
+        *b_row = b.row(j + n).as_ptr();
     }
     // Accumulators 0 and 1 of the canonical order lie side by side in a register of `low`, 2 and 3 in
-    // one of `high`.
+    // one of `high`. Pointers, as in the ternary tile: checks of bounds leave too few registers.
     let (mut low, mut high) = ([[_mm512_setzero_ps(); ROWS]; N], [[_mm512_setzero_ps(); ROWS]; N]);
     for step in 0..steps {
-        let mut values = [_mm512_setzero_ps(); ROWS];
-        for (values, (steps, _)) in values.iter_mut().zip(&a_rows) {
-            if AHEAD {
-                prefetch_later(steps[step].as_ptr().wrapping_add(ahead).cast());
+        for (half, sums) in [(0, &mut low), (16, &mut high)] {
+            let at = step * 32 + half;
+            let mut values = [_mm512_setzero_ps(); ROWS];
+            for (values, a_row) in values.iter_mut().zip(a_rows) {
+                if AHEAD && half == 0 {
+                    prefetch_later(a_row.wrapping_add(at + ahead).cast());
+                }
+                // SAFETY: `at + 16` is at most the width of both kinds of rows.
+                *values = _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(a_row.add(at).cast()) });
             }
-            *values = load_f16(&steps[step].as_chunks().0[0]);
-        }
-        for (sums, (steps, _)) in low.iter_mut().zip(&b_rows) {
-            let b = load_f32(&steps[step].as_chunks().0[0]);
-            for (sum, values) in sums.iter_mut().zip(values) {
-                *sum = _mm512_fmadd_ps(values, b, *sum);
-            }
-        }
-        for (values, (steps, _)) in values.iter_mut().zip(&a_rows) {
-            *values = load_f16(&steps[step].as_chunks().0[1]);
-        }
-        for (sums, (steps, _)) in high.iter_mut().zip(&b_rows) {
-            let b = load_f32(&steps[step].as_chunks().0[1]);
-            for (sum, values) in sums.iter_mut().zip(values) {
-                *sum = _mm512_fmadd_ps(values, b, *sum);
+            for (sums, b_row) in sums.iter_mut().zip(b_rows) {
+                // SAFETY: as above.
+                let b = unsafe { _mm512_loadu_ps(b_row.add(at)) };
+                for (sum, values) in sums.iter_mut().zip(values) {
+                    *sum = _mm512_fmadd_ps(values, b, *sum);
+                }
             }
         }
     }
-    let mut tails: [&[f16]; ROWS] = [&[]; ROWS];
-    for (tail, (_, row_tail)) in tails.iter_mut().zip(a_rows) {
-        *tail = row_tail;
-    }
-    for n in 0..N {
+    for (n, (low, high)) in low.into_iter().zip(high).enumerate() {
         let out = &mut out[(j + n) * stride..][..a.count()][i..];
-        finish_rows(reduce_rows(low[n], high[n]), tails, b_rows[n].1, out);
+        let sums = reduce_rows(low, high);
+        if a.width() == 32 * steps {
+            store_rows(out, sums);
+        } else {
+            let tail = |r: usize| &a.row((i + r).min(a.count() - 1))[32 * steps..];
+            finish_rows(sums, [tail(0), tail(1), tail(2), tail(3)], &b.row(j + n)[32 * steps..], out);
+        }
     }
 }
 
@@ -430,31 +426,41 @@ fn finish_rows(sums: __m128, a_tails: [&[f16]; ROWS], b_tail: &[f32], out: &mut 
 }
 
 /// The canonical reduction tree of four rows at once: `(a0+a2) + (a1+a3)`, `lo + hi`,
-/// `(t0+t1) + (t2+t3)`.
+/// `(t0+t1) + (t2+t3)`. Rows share registers as soon as their sums leave room.
 #[target_feature(enable = "avx512f,avx512vl")]
 fn reduce_rows(low: [__m512; ROWS], high: [__m512; ROWS]) -> __m128 {
-    let mut folded = [_mm_setzero_ps(); ROWS];
-    for ((folded, low), high) in folded.iter_mut().zip(low).zip(high) {
-        let pairs = _mm512_add_ps(low, high);
-        let upper = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(pairs)));
-        let sums = _mm256_add_ps(_mm512_castps512_ps256(pairs), upper);
-        *folded = _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps::<1>(sums));
-    }
-    let [a, b, c, d] = folded;
-    _mm_hadd_ps(_mm_hadd_ps(a, b), _mm_hadd_ps(c, d))
+    let [a, b, c, d] = [
+        _mm512_add_ps(low[0], high[0]),
+        _mm512_add_ps(low[1], high[1]),
+        _mm512_add_ps(low[2], high[2]),
+        _mm512_add_ps(low[3], high[3]),
+    ];
+    // Two rows of eight sums, then four of four.
+    let ab = _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0xee>(a, b));
+    let cd = _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(c, d), _mm512_shuffle_f32x4::<0xee>(c, d));
+    let fours = _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(ab, cd), _mm512_shuffle_f32x4::<0xdd>(ab, cd));
+    let pairs = _mm512_add_ps(fours, _mm512_permute_ps::<0b10_11_00_01>(fours));
+    let sums = _mm512_add_ps(pairs, _mm512_permute_ps::<0b01_00_11_10>(pairs));
+    // The first of each four.
+    let firsts = _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12, 8, 4, 0);
+    _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, sums))
 }
 
 /// Stores up to four results; fewer where `out` ends.
 #[target_feature(enable = "avx512f")]
 fn store_rows(out: &mut [f32], values: __m128) {
-    if let Some(out) = out.first_chunk_mut::<ROWS>() {
-        // SAFETY: the reference covers the 16 bytes that are written; no alignment is required.
-        return unsafe { _mm_storeu_ps(out.as_mut_ptr(), values) };
+    if let Some(out) = out.first_chunk_mut() {
+        return store_four(out, values);
     }
     let mut all = [0.0f32; ROWS];
-    // SAFETY: the array covers the 16 bytes that are written; no alignment is required.
-    unsafe { _mm_storeu_ps(all.as_mut_ptr(), values) };
+    store_four(&mut all, values);
     out.copy_from_slice(&all[..out.len()]);
+}
+
+#[target_feature(enable = "avx512f")]
+fn store_four(out: &mut [f32; ROWS], values: __m128) {
+    // SAFETY: the reference covers the 16 bytes that are written; no alignment is required.
+    unsafe { _mm_storeu_ps(out.as_mut_ptr(), values) }
 }
 
 /// Asks for what lies [`PREFETCH_BYTES`] behind an address of a stream of weights.
