@@ -96,6 +96,23 @@ fn every_kernel_gives_the_same_bits() {
     }
 }
 
+/// Values of one micro-batch that do not fit into the memory which the reference shares: it waits for room.
+#[test]
+fn more_values_than_the_shared_memory_has_room_for() {
+    // Seven nodes of a layer are as wide as the feed-forward part: 32 tokens leave 88 MiB of them.
+    let spec = ModelSpec { ffn: 8192, layers: 12, ..spec("wide", 4, 2, 64) };
+    let folder = folder();
+    let path = model(folder.path(), &spec);
+    let subject = Arc::new(Model::open(&path).expect("the model opens"));
+    let mut reference = reference(&path);
+    let mut case = case(&path, tokens(64, spec.vocabulary as usize), 1);
+    for threads in [1, 2] {
+        case.settings.reference_threads = threads;
+        let comparison = compare_with(&case, Arc::clone(&subject), &mut reference);
+        assert_parity(&comparison, &case, 12, &format!("{threads} threads of the reference"));
+    }
+}
+
 #[test]
 fn logits_of_the_last_token_only() {
     let folder = folder();
