@@ -14,6 +14,8 @@
 //! | `screen_dots` | memory: 64 bytes take two `vpdpbusd` | 21 GB/s on one core, 50 on two |
 //! | `f16_gemm`, KV cache | conversions to f32, one per three multiply-adds; with one token by the latency of rows that lie apart | – |
 
+mod f16_products;
+
 use std::arch::x86_64::*;
 use std::sync::OnceLock;
 
@@ -73,7 +75,7 @@ impl Kernels for Avx512 {
     fn f16_gemm(&self, a: Rows<'_, f16>, b: Rows<'_, f32>, out: &mut [f32], stride: usize) {
         check_gemm(a, b, out, stride);
         // SAFETY: an `Avx512` exists only where `get` found the features.
-        unsafe { f16_gemm(a, b, out, stride) }
+        unsafe { f16_products::f16_gemm(a, b, out, stride) }
     }
 
     fn f32_gemm(&self, a: Rows<'_, f32>, b: Rows<'_, f32>, out: &mut [f32], stride: usize) {
@@ -271,120 +273,6 @@ fn sum_rows([a, b, c, d]: [__m512i; ROWS]) -> __m128i {
     _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256::<1>(half))
 }
 
-/// Most rows of `b` of a register tile: two accumulators for each pair of rows, 24 of the 32 registers.
-const B_ROWS: usize = 3;
-
-/// With no more rows of `b` than this, the rows of `a` come from memory faster than they are used.
-const FEW_ROWS: usize = 8;
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn f16_gemm(a: Rows<'_, f16>, b: Rows<'_, f32>, out: &mut [f32], stride: usize) {
-    if b.count() == 1 && a.is_packed() {
-        return f16_gemv(a, b.row(0), &mut out[..a.count()]);
-    }
-    let few = b.count() <= FEW_ROWS;
-    for i in (0..a.count()).step_by(ROWS) {
-        let mut j = 0;
-        while j < b.count() {
-            let at = (i, j);
-            // Four are two and two: one alone would use a quarter of the conversions it needs.
-            let rows = match b.count() - j {
-                rows @ (1 | 2) => rows,
-                4 => 2,
-                _ => B_ROWS,
-            };
-            match (rows, few && j == 0) {
-                (1, false) => f16_tile::<1, false>(a, b, at, out, stride),
-                (2, false) => f16_tile::<2, false>(a, b, at, out, stride),
-                (_, false) => f16_tile::<B_ROWS, false>(a, b, at, out, stride),
-                (1, true) => f16_tile::<1, true>(a, b, at, out, stride),
-                (2, true) => f16_tile::<2, true>(a, b, at, out, stride),
-                (_, true) => f16_tile::<B_ROWS, true>(a, b, at, out, stride),
-            }
-            j += rows;
-        }
-    }
-}
-
-/// The dot products of four rows of `a` from `i` on with `N` rows of `b` from `j` on. With `AHEAD`, later
-/// rows of `a` are asked for: rows that lie apart are nothing that the hardware would recognise.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn f16_tile<const N: usize, const AHEAD: bool>(
-    a: Rows<'_, f16>,
-    b: Rows<'_, f32>,
-    (i, j): (usize, usize),
-    out: &mut [f32],
-    stride: usize,
-) {
-    let steps = a.width() / 32;
-    let row_bytes = a.width() * size_of::<f16>();
-    let ahead = (PREFETCH_BYTES / row_bytes.max(1)).next_multiple_of(ROWS).max(ROWS) * a.stride();
-    // Behind the last row, the last row is taken again and its result dropped.
-    let mut a_rows = [std::ptr::null::<f16>(); ROWS];
-    for (r, a_row) in a_rows.iter_mut().enumerate() {
-        *a_row = a.row((i + r).min(a.count() - 1)).as_ptr();
-    }
-    let mut b_rows = [std::ptr::null::<f32>(); N];
-    for (n, b_row) in b_rows.iter_mut().enumerate() {
-        *b_row = b.row(j + n).as_ptr();
-    }
-    // Accumulators 0 and 1 of the canonical order lie side by side in a register of `low`, 2 and 3 in
-    // one of `high`. Pointers, as in the ternary tile: checks of bounds leave too few registers.
-    let (mut low, mut high) = ([[_mm512_setzero_ps(); ROWS]; N], [[_mm512_setzero_ps(); ROWS]; N]);
-    for step in 0..steps {
-        for (half, sums) in [(0, &mut low), (16, &mut high)] {
-            let at = step * 32 + half;
-            let mut values = [_mm512_setzero_ps(); ROWS];
-            for (values, a_row) in values.iter_mut().zip(a_rows) {
-                if AHEAD && half == 0 {
-                    prefetch_later(a_row.wrapping_add(at + ahead).cast());
-                }
-                // SAFETY: `at + 16` is at most the width of both kinds of rows.
-                *values = _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(a_row.add(at).cast()) });
-            }
-            for (sums, b_row) in sums.iter_mut().zip(b_rows) {
-                // SAFETY: as above.
-                let b = unsafe { _mm512_loadu_ps(b_row.add(at)) };
-                for (sum, values) in sums.iter_mut().zip(values) {
-                    *sum = _mm512_fmadd_ps(values, b, *sum);
-                }
-            }
-        }
-    }
-    for (n, (low, high)) in low.into_iter().zip(high).enumerate() {
-        let out = &mut out[(j + n) * stride..][..a.count()][i..];
-        let sums = reduce_rows(low, high);
-        if a.width() == 32 * steps {
-            store_rows(out, sums);
-        } else {
-            let tail = |r: usize| &a.row((i + r).min(a.count() - 1))[32 * steps..];
-            finish_rows(sums, [tail(0), tail(1), tail(2), tail(3)], &b.row(j + n)[32 * steps..], out);
-        }
-    }
-}
-
-/// The product with one row of `b`: row after row of `a`, so that each thread reads one stream from
-/// memory.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn f16_gemv(a: Rows<'_, f16>, b: &[f32], out: &mut [f32]) {
-    let (b_steps, b_tail) = b.as_chunks::<32>();
-    for (group, out) in out.chunks_mut(ROWS).enumerate() {
-        let (mut low, mut high) = ([_mm512_setzero_ps(); ROWS], [_mm512_setzero_ps(); ROWS]);
-        let mut tails: [&[f16]; ROWS] = [&[]; ROWS];
-        for i in 0..out.len() {
-            let (a_steps, tail) = a.row(group * ROWS + i).as_chunks::<32>();
-            tails[i] = tail;
-            for (a, b) in a_steps.iter().zip(b_steps) {
-                prefetch(a.as_ptr().cast());
-                let (a, b): (&[[f16; 16]], &[[f32; 16]]) = (a.as_chunks().0, b.as_chunks().0);
-                low[i] = _mm512_fmadd_ps(load_f16(&a[0]), load_f32(&b[0]), low[i]);
-                high[i] = _mm512_fmadd_ps(load_f16(&a[1]), load_f32(&b[1]), high[i]);
-            }
-        }
-        finish_rows(reduce_rows(low, high), tails, b_tail, out);
-    }
-}
-
 /// Row after row, 128 codes at a time with both planes.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn screen_dots(codes: &[u8], planes: [&[i8]; 2], out: &mut [[i32; 2]]) {
@@ -411,43 +299,9 @@ fn screen_dots(codes: &[u8], planes: [&[i8]; 2], out: &mut [[i32; 2]]) {
     }
 }
 
-/// Adds what is left over behind the last full step of four dot products, and stores them.
-#[target_feature(enable = "avx512f")]
-fn finish_rows(sums: __m128, a_tails: [&[f16]; ROWS], b_tail: &[f32], out: &mut [f32]) {
-    if b_tail.is_empty() {
-        return store_rows(out, sums);
-    }
-    let mut partial = [0.0f32; ROWS];
-    store_rows(&mut partial, sums);
-    for ((out, partial), tail) in out.iter_mut().zip(partial).zip(a_tails) {
-        let leftovers = tail.iter().zip(b_tail).map(|(a, b)| f64::from(a.to_f32() * b));
-        *out = leftovers.fold(f64::from(partial), |sum, product| sum + product) as f32;
-    }
-}
-
-/// The canonical reduction tree of four rows at once: `(a0+a2) + (a1+a3)`, `lo + hi`,
-/// `(t0+t1) + (t2+t3)`. Rows share registers as soon as their sums leave room.
-#[target_feature(enable = "avx512f,avx512vl")]
-fn reduce_rows(low: [__m512; ROWS], high: [__m512; ROWS]) -> __m128 {
-    let [a, b, c, d] = [
-        _mm512_add_ps(low[0], high[0]),
-        _mm512_add_ps(low[1], high[1]),
-        _mm512_add_ps(low[2], high[2]),
-        _mm512_add_ps(low[3], high[3]),
-    ];
-    // Two rows of eight sums, then four of four.
-    let ab = _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0xee>(a, b));
-    let cd = _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(c, d), _mm512_shuffle_f32x4::<0xee>(c, d));
-    let fours = _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(ab, cd), _mm512_shuffle_f32x4::<0xdd>(ab, cd));
-    let pairs = _mm512_add_ps(fours, _mm512_permute_ps::<0b10_11_00_01>(fours));
-    let sums = _mm512_add_ps(pairs, _mm512_permute_ps::<0b01_00_11_10>(pairs));
-    // The first of each four.
-    let firsts = _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12, 8, 4, 0);
-    _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, sums))
-}
-
 /// Stores up to four results; fewer where `out` ends.
 #[target_feature(enable = "avx512f")]
+#[inline]
 fn store_rows(out: &mut [f32], values: __m128) {
     if let Some(out) = out.first_chunk_mut() {
         return store_four(out, values);
@@ -458,6 +312,7 @@ fn store_rows(out: &mut [f32], values: __m128) {
 }
 
 #[target_feature(enable = "avx512f")]
+#[inline]
 fn store_four(out: &mut [f32; ROWS], values: __m128) {
     // SAFETY: the reference covers the 16 bytes that are written; no alignment is required.
     unsafe { _mm_storeu_ps(out.as_mut_ptr(), values) }
@@ -465,6 +320,7 @@ fn store_four(out: &mut [f32; ROWS], values: __m128) {
 
 /// Asks for what lies [`PREFETCH_BYTES`] behind an address of a stream of weights.
 #[target_feature(enable = "avx512f")]
+#[inline]
 fn prefetch(address: *const u8) {
     _mm_prefetch::<_MM_HINT_T0>(address.wrapping_add(PREFETCH_BYTES).cast());
 }
@@ -472,6 +328,7 @@ fn prefetch(address: *const u8) {
 /// Asks for an address, no nearer than the second-level cache: rows that are a power of two apart fall
 /// into few sets of the first.
 #[target_feature(enable = "avx512f")]
+#[inline]
 fn prefetch_later(address: *const u8) {
     _mm_prefetch::<_MM_HINT_T1>(address.cast());
 }
@@ -492,17 +349,4 @@ fn load_codes(bytes: &[u8; 64]) -> __m512i {
 fn load_512(bytes: &[i8; 64]) -> __m512i {
     // SAFETY: the reference covers the 64 bytes that are read; no alignment is required.
     unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
-}
-
-#[target_feature(enable = "avx512f")]
-fn load_f32(values: &[f32; 16]) -> __m512 {
-    // SAFETY: the reference covers the 64 bytes that are read; no alignment is required.
-    unsafe { _mm512_loadu_ps(values.as_ptr()) }
-}
-
-#[target_feature(enable = "avx512f")]
-fn load_f16(values: &[f16; 16]) -> __m512 {
-    // SAFETY: the reference covers the 32 bytes that are read; no alignment is required, and f16 is a
-    // transparent u16.
-    _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(values.as_ptr().cast()) })
 }
