@@ -99,7 +99,8 @@ fn every_kernel_gives_the_same_bits() {
 /// Values of one micro-batch that do not fit into the memory which the reference shares: it waits for room.
 #[test]
 fn more_values_than_the_shared_memory_has_room_for() {
-    // Seven nodes of a layer are as wide as the feed-forward part: 32 tokens leave 88 MiB of them.
+    // Seven nodes of a layer are as wide as the feed-forward part: 32 tokens leave 84 MiB of them. Engines that work
+    // side by side, one thread each, have room for 64; in turn, as with two threads of the reference, for 512.
     let spec = ModelSpec { ffn: 8192, layers: 12, ..spec("wide", 4, 2, 64) };
     let folder = folder();
     let path = model(folder.path(), &spec);

@@ -142,8 +142,8 @@ bool Crew::join(pthread_t thread, void ** result) {
     return false;
 }
 
-CrewScope::CrewScope(Crew & crew) : outer_(open_crew) {
-    open_crew = &crew;
+CrewScope::CrewScope(Crew * crew) : outer_(open_crew) {
+    open_crew = crew;
 }
 
 CrewScope::~CrewScope() {

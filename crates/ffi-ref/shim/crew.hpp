@@ -11,8 +11,9 @@ namespace bref {
 
 // While a CrewScope is open on a thread, pthread_create and pthread_join of that thread take threads of the crew: a
 // thread runs its function to the end, join waits for that end, and then it is kept for the next one in place of being
-// ended and started anew by the system. Nothing that starts a thread can tell: the stack has the size of any other
-// thread's, and what one function leaves in thread-local variables is all that the next one finds.
+// ended and started anew by the system. ggml's workers cannot tell: the stack has the size of any other thread's, and what one
+// function leaves in thread-local variables is all that the next one finds. A function must return (no pthread_exit), and
+// its thread be joined before the crew ends.
 //
 // The link step has both calls of the whole library come here (build/link.rs, --wrap).
 class Crew {
@@ -36,7 +37,8 @@ class Crew {
 // Opens `crew` to the threads that this one starts, for one scope.
 class CrewScope {
   public:
-    explicit CrewScope(Crew & crew);
+    // Without a crew, threads are the system's again.
+    explicit CrewScope(Crew * crew);
     ~CrewScope();
     CrewScope(const CrewScope &) = delete;
     CrewScope & operator=(const CrewScope &) = delete;

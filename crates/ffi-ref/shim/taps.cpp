@@ -46,6 +46,8 @@ void gather_row(const uint8_t * from, size_t stride, int64_t count, uint8_t * to
 }  // namespace
 
 bool TapState::trampoline(ggml_tensor * tensor, bool ask, void * user) {
+    // The receiver may start threads that outlive the graph.
+    const CrewScope no_crew(nullptr);
     auto * state = static_cast<TapState *>(user);
     return ask ? state->ask(tensor) : state->take(tensor);
 }

@@ -41,7 +41,7 @@ class TapState {
 class TapScope {
   public:
     TapScope(llama_context * context, TapState * state, ggml_threadpool * pool, Crew & crew)
-        : context_(context), pool_(state ? pool : nullptr), crew_(crew) {
+        : context_(context), pool_(state ? pool : nullptr), crew_(&crew) {
         if (pool_) {
             llama_detach_threadpool(context_);
         }

@@ -52,6 +52,7 @@ fn f16_tile<const N: usize, const AHEAD: bool>(
     out: &mut [f32],
     stride: usize,
 ) {
+    debug_assert_eq!(a.width(), b.width());
     let steps = a.width() / 32;
     let row_bytes = a.width() * size_of::<f16>();
     let ahead = (PREFETCH_BYTES / row_bytes.max(1)).next_multiple_of(ROWS).max(ROWS) * a.stride();
@@ -75,7 +76,7 @@ fn f16_tile<const N: usize, const AHEAD: bool>(
                 if AHEAD && half == 0 {
                     prefetch_later(a_row.wrapping_add(at + ahead).cast());
                 }
-                // SAFETY: `at + 16` is at most the width of both kinds of rows.
+                // SAFETY: `at + 16` is at most the width, which both kinds of rows have (`check_gemm`).
                 *values = _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(a_row.add(at).cast()) });
             }
             for (sums, b_row) in sums.iter_mut().zip(b_rows) {

@@ -73,7 +73,9 @@ fn serve(input: impl Read, output: impl Write) -> anyhow::Result<()> {
         };
         let answer = match request {
             Request::Load { model: path, library, build, vocabulary_only, memory: descriptor } => {
-                memory = Some(shared::Writer::open(descriptor).context("open the shared memory")?);
+                if memory.is_none() {
+                    memory = Some(shared::Writer::open(descriptor).context("open the shared memory")?);
+                }
                 load(&path, library.as_deref(), build, vocabulary_only).map(|(loaded, ready)| {
                     session = None;
                     model = Some(loaded);

@@ -70,15 +70,20 @@ pub enum FrameError {
         found: u64,
     },
     /// The values in the shared memory are not the next ones, or more than it can hold.
-    #[error("{length} bytes of values behind {found}, expected behind {expected}")]
+    #[error("{length} bytes of values behind {found} at {offset}, expected behind {expected}")]
     Place {
         /// Bytes that were read before.
         expected: u64,
         /// What the header says.
         found: u64,
+        /// Where in the memory.
+        offset: u64,
         /// What the header implies.
         length: u64,
     },
+    /// The shared memory itself failed.
+    #[error("the shared memory failed: {0}")]
+    Shared(io::Error),
     /// The header is not JSON of the expected form.
     #[error("unreadable header: {0}")]
     Header(serde_json::Error),

@@ -1,8 +1,9 @@
 //! The child as the operating system sees it: its memory, its group, its end.
 //!
-//! Memory is capped twice. A thread looks at what the child *holds* (`/proc/PID/status`: anonymous and
-//! shared pages and swap, not the mapped model) 40 times a second and kills it above the cap; it can be over
-//! by what is touched in between. Behind that stands a limit of the kernel on what it can *reserve*.
+//! Memory is capped twice. A thread looks at what the child *holds* (`/proc/PID/status`: anonymous and mapped
+//! shared pages and swap, neither the model nor the memory that values are handed over in) 40 times a second and kills
+//! it above the cap; it can be over by what is touched in between. Behind that stands a limit of the kernel on what it
+//! can *reserve*.
 
 use std::io;
 use std::process::{Child, ExitStatus};

@@ -28,6 +28,10 @@ pub const SUBCOMMAND: &str = "__reference";
 /// that the child shares.
 const QUEUE_BYTES: usize = 32 << 20;
 
+/// Bytes that the pipe of the frames may hold: the most that Linux allows without a privilege. With its usual 64 KiB,
+/// the two processes wake each other up for every piece of the logits.
+const PIPE_BYTES: usize = 1 << 20;
+
 /// What a frame without payload counts for in the queue.
 const FRAME_BYTES: usize = 512;
 
@@ -109,6 +113,8 @@ impl ReferenceProcess {
             return Err(failed(std::io::Error::other("a pipe is missing")));
         };
 
+        // A hint: a smaller pipe is slower and no fault.
+        let _ = rustix::pipe::fcntl_setpipe_size(&stdout, PIPE_BYTES);
         let (requests, request_queue) = channel();
         let (frame_queue, frames) = queue(QUEUE_BYTES);
         let (closing, stderr_closed) = channel();
@@ -162,6 +168,10 @@ impl ReferenceProcess {
         // A node of an earlier request says nothing about this one.
         self.last_node = None;
         self.nodes = 0;
+        // All room is the next answer's.
+        if let Some(bytes) = self.memory.rest() {
+            self.send(&Request::Taken { bytes }, &[])?;
+        }
         self.send(request, payload)
     }
 

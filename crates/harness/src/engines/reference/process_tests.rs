@@ -236,8 +236,8 @@ fn values_that_are_not_where_the_child_says_are_a_bad_frame() {
     let place = |position, offset| Some(shared::Place { position, offset, checksum: 1 });
     for (place, words) in [
         (place(0, 0), "checksum 00000001, expected 190a55ad"),
-        (place(7, 0), "32 bytes of values behind 7, expected behind 0"),
-        (place(0, u64::MAX), "32 bytes of values behind 0, expected behind 0"),
+        (place(7, 0), "32 bytes of values behind 7 at 0, expected behind 0"),
+        (place(0, u64::MAX), "32 bytes of values behind 0 at 18446744073709551615, expected behind 0"),
     ] {
         let node = NodeHeader {
             name: "l_out-0".to_owned(),

@@ -10,8 +10,10 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
+use rustix::buffer::spare_capacity;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
-use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
+use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd, pread};
+use rustix::process::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
 
 use super::frame::FrameError;
@@ -64,8 +66,15 @@ impl Reader {
     /// New memory, which a child that is started before [`close_to_children`](Self::close_to_children) can open.
     ///
     /// # Errors
-    /// The system gives no descriptor or no memory.
+    /// The system gives no descriptor or no memory, or allows no file of this size.
     pub(super) fn new() -> io::Result<Self> {
+        // Beyond this limit the system does not refuse: it ends the process.
+        if let Some(limit) = getrlimit(Resource::Fsize).current.filter(|&limit| limit < CAPACITY) {
+            let text = format!(
+                "shared memory of {CAPACITY} bytes: the limit of file sizes (ulimit -f) is {limit} bytes"
+            );
+            return Err(io::Error::other(text));
+        }
         let memory = memfd_create("parity-check-taps", MemfdFlags::ALLOW_SEALING)?;
         let memory = File::from(memory);
         memory.set_len(CAPACITY)?;
@@ -92,24 +101,41 @@ impl Reader {
     /// # Errors
     /// The child contradicts itself, or has written over them.
     pub(super) fn read(&mut self, place: Place, length: u64) -> Result<Vec<u8>, FrameError> {
-        if place.position != self.read || place.offset >= CAPACITY || length > CAPACITY {
-            return Err(FrameError::Place { expected: self.read, found: place.position, length });
+        // What was not told of cannot have been written over by what comes now.
+        let room = CAPACITY - (self.read - self.told).min(CAPACITY);
+        if place.position != self.read || place.offset >= CAPACITY || length > room {
+            let Place { position: found, offset, .. } = place;
+            return Err(FrameError::Place { expected: self.read, found, offset, length });
         }
-        let mut bytes = vec![0; length as usize];
-        let (head, tail) = bytes.split_at_mut(before_the_end(place.offset, length));
-        self.memory.read_exact_at(head, place.offset)?;
-        self.memory.read_exact_at(tail, 0)?;
+        let length = length as usize;
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(length).map_err(|_| FrameError::Shared(io::ErrorKind::OutOfMemory.into()))?;
+        while bytes.len() < length {
+            let at = (place.offset + bytes.len() as u64) % CAPACITY;
+            match pread(&self.memory, spare_capacity(&mut bytes), at) {
+                Ok(0) => return Err(FrameError::Shared(io::ErrorKind::UnexpectedEof.into())),
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(FrameError::Shared(error.into())),
+            }
+        }
+        // There may be more room than was asked for.
+        bytes.truncate(length);
         let found = crc32fast::hash(&bytes);
         if found != place.checksum {
             return Err(FrameError::Checksum { expected: found, found: place.checksum });
         }
-        self.read += length;
+        self.read += length as u64;
         Ok(bytes)
     }
 
-    /// How far the child is to be told that this side has come: once in a while, or at once if it waits.
-    pub(super) fn news(&mut self, child_waits: bool) -> Option<u64> {
-        let due = child_waits || self.read - self.told >= STEP;
+    /// How far this side has come, if the child does not know.
+    pub(super) fn rest(&mut self) -> Option<u64> {
+        if self.read > self.told { self.news(true) } else { None }
+    }
+
+    /// How far the child is to be told that this side has come: once in a while, or at once if it has to know.
+    pub(super) fn news(&mut self, at_once: bool) -> Option<u64> {
+        let due = at_once || self.read - self.told >= STEP;
         due.then(|| {
             self.told = self.read;
             self.told

@@ -96,6 +96,20 @@ fn a_child_that_contradicts_itself_is_not_believed() {
 }
 
 #[test]
+fn values_that_may_have_been_written_over_are_not_read() {
+    let (mut reader, mut writer) = ends();
+    let places = [7, 8].map(|seed| writer.write(&values(seed, 1000)).expect("written"));
+    reader.read(places[0], 1000).expect("read");
+    // As if all but 999 bytes of the ring had been read since the child was told.
+    reader.read += CAPACITY - 1999;
+    let place = Place { position: reader.read, ..places[1] };
+    assert!(matches!(reader.read(place, 1000), Err(FrameError::Place { .. })));
+    assert_eq!(reader.rest(), Some(CAPACITY - 999));
+    assert_eq!(reader.read(place, 1000).expect("it was told"), values(8, 1000));
+    assert!(reader.rest().is_some() && reader.rest().is_none());
+}
+
+#[test]
 fn values_that_are_written_over_are_noticed() {
     let (mut reader, mut writer) = ends();
     let place = writer.write(&values(0, 1000)).expect("written");
