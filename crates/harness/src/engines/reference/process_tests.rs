@@ -254,3 +254,29 @@ fn values_that_are_not_where_the_child_says_are_a_bad_frame() {
         assert!(failure.to_string().contains(words), "{failure}");
     }
 }
+
+#[test]
+fn a_child_that_waits_for_room_is_told_at_once_that_there_is_some() {
+    for in_turn in [true, false] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut bytes = Vec::new();
+        write_frame(&mut bytes, &Response::Full, &[]).expect("a valid frame");
+        write_frame(&mut bytes, &Response::Done, &[]).expect("a valid frame");
+        let [frames, heard] = ["frames", "heard"].map(|name| directory.path().join(name));
+        std::fs::write(&frames, bytes).expect("written");
+        let script =
+            format!("exec 3<&0; cat <&3 > {} & cat {}; exec sleep 600", heard.display(), frames.display());
+        let mut process = shell(directory.path(), &script, limits(LONG));
+        process.take_turns(in_turn);
+        assert!(matches!(process.receive(), Ok((Response::Done, _))), "it is no answer by itself");
+        let deadline = Instant::now() + LONG;
+        let mut told = Vec::new();
+        while read_frame::<Request>(&mut &told[..]).is_err() {
+            assert!(Instant::now() < deadline, "nothing came, in turn: {in_turn}");
+            std::thread::sleep(Duration::from_millis(2));
+            told = std::fs::read(&heard).unwrap_or_default();
+        }
+        let (request, _) = read_frame::<Request>(&mut &told[..]).expect("a frame");
+        assert_eq!(request, Request::Taken { bytes: 0 });
+    }
+}
