@@ -12,7 +12,7 @@
 //!
 //! The parent trusts no byte of the child: memory of the reference may be corrupt, and a wrong length
 //! must end in an error, not in an allocation. Lengths are capped, then checked against each other,
-//! and the payload is read as it arrives.
+//! and the payload is read as it arrives. The values of large nodes are no payload: see `super::shared`.
 
 use std::io::{self, Read, Write};
 

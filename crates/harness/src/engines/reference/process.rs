@@ -1,8 +1,9 @@
 //! The parent's side of the child process: pipes, threads, watchdog, diagnosis of a death.
 //!
 //! Three threads serve the pipes, so that neither side can block the other for ever: one writes
-//! requests, one reads frames into a short queue, one keeps the end of the child's stderr. `super::guard`
-//! watches the process itself.
+//! requests, one reads frames into a short queue, one keeps the end of the child's stderr. The values of large nodes
+//! come through memory (`super::shared`), which is read when their frame is taken. `super::guard` watches the process
+//! itself.
 
 use std::collections::VecDeque;
 use std::io::{BufReader, Read, Write};

@@ -280,3 +280,19 @@ fn a_child_that_waits_for_room_is_told_at_once_that_there_is_some() {
         assert_eq!(request, Request::Taken { bytes: 0 });
     }
 }
+
+#[test]
+fn only_the_child_itself_has_the_memory() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let process = shell(directory.path(), "exec sleep 600", limits(LONG));
+    let has_it = |process_id: &str| {
+        let path = format!("/proc/{process_id}/fd/{}", process.memory());
+        let target = std::fs::read_link(path).unwrap_or_default();
+        target.to_string_lossy().contains("parity-check-taps")
+    };
+    assert!(has_it("self"));
+    let mut later = Command::new("/bin/sleep").arg("600").spawn().expect("starts");
+    let inherited = has_it(&later.id().to_string());
+    later.kill().and_then(|()| later.wait()).expect("ended");
+    assert!(!inherited);
+}
