@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use aligned_vec::{AVec, CACHELINE_ALIGN};
 use half::f16;
 
 use crate::kernels::{Kernels, QuantizedRow, Rows, Ternary};
@@ -56,15 +57,27 @@ impl Matrix<'_> {
     }
 }
 
-/// Activations of one batch in the type of a dot product, with buffers that are kept.
-#[derive(Debug, Default)]
+/// Activations of one batch in the type of a dot product, with buffers that are kept. They begin on a cache line: a
+/// vector register that is loaded from two lines takes two loads.
+#[derive(Debug)]
 pub struct Activations {
     /// Rounded to f16 and kept as f32.
-    rounded: Vec<f32>,
-    quantized: Vec<i8>,
+    rounded: AVec<f32>,
+    quantized: AVec<i8>,
     quantized_rows: Vec<QuantizedRow>,
     /// Products of some rows, before they are put in their place between those of other threads.
     parts: Vec<f32>,
+}
+
+impl Default for Activations {
+    fn default() -> Self {
+        Self {
+            rounded: AVec::new(CACHELINE_ALIGN),
+            quantized: AVec::new(CACHELINE_ALIGN),
+            quantized_rows: Vec::new(),
+            parts: Vec::new(),
+        }
+    }
 }
 
 impl Activations {

@@ -18,6 +18,7 @@
 
 use std::ops::Range;
 
+use aligned_vec::{AVec, CACHELINE_ALIGN};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
@@ -44,8 +45,9 @@ const CANDIDATE_SHARE: usize = 16;
 #[derive(Debug)]
 pub struct Screen {
     width: usize,
-    /// `q + 128`, `width·rows` bytes.
-    codes: Vec<u8>,
+    /// `q + 128`, `width·rows` bytes. They begin on a cache line, as the planes of a [`Probe`] do: a vector register
+    /// that is loaded from two lines takes two loads, which memory waits for.
+    codes: AVec<u8>,
     rows: Vec<ScreenedRow>,
 }
 
@@ -68,7 +70,7 @@ impl Screen {
             return None;
         }
         let count = values.len() / width;
-        let mut codes = Vec::new();
+        let mut codes = AVec::new(CACHELINE_ALIGN);
         codes.try_reserve_exact(count * width).ok()?;
         codes.resize(count * width, 0);
         let mut rows = vec![ScreenedRow::default(); count];
@@ -221,8 +223,8 @@ impl Quantized {
 /// A vector in two planes of int8.
 struct Probe {
     /// `h` and `l` of `p = 256·h + l`.
-    high: Vec<i8>,
-    low: Vec<i8>,
+    high: AVec<i8>,
+    low: AVec<i8>,
     /// `Σ h` and `Σ l`.
     sums: [i64; 2],
     /// `t`.
@@ -242,8 +244,8 @@ impl Probe {
         let largest = x.iter().fold(0.0f64, |most, x| most.max(f64::from(x.abs())));
         let scale = largest / LARGEST_PLANE;
         let mut probe = Self {
-            high: Vec::with_capacity(x.len()),
-            low: Vec::with_capacity(x.len()),
+            high: AVec::with_capacity(CACHELINE_ALIGN, x.len()),
+            low: AVec::with_capacity(CACHELINE_ALIGN, x.len()),
             sums: [0; 2],
             scale,
             norm: 0.0,
