@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use common::{folder, model, tiny, tokens};
 use engine::graph::Replacement;
-use engine::kernels;
+use engine::kernels::{self, Isa};
 use engine::model::Model;
 use engine::session::{
-    BatchToken, Evaluate, FurtherSequence, NodeRun, Session, SessionSettings, largest_logit,
+    BatchToken, Evaluate, FurtherSequence, NodeRun, Session, SessionSettings, WeightCopies, largest_logit,
 };
 use engine::tap::{Tap, TapSink};
 use harness::generate::{HeadType, ModelSpec};
@@ -110,7 +110,7 @@ fn assert_same(model: &Arc<Model>, what: &str) -> Vec<f32> {
     assert_same_on(model, what, &calls(model.hyper().vocabulary))
 }
 
-/// Runs all calls both ways, with every instruction set and several numbers of threads, and returns the
+/// Runs all calls node by node, in steps, and in steps with copies of weights, with every instruction set and several numbers of threads, and returns the
 /// logits of the last call.
 fn assert_same_on(model: &Arc<Model>, what: &str, calls: &[Call]) -> Vec<f32> {
     let layers = model.hyper().layers;
@@ -119,16 +119,19 @@ fn assert_same_on(model: &Arc<Model>, what: &str, calls: &[Call]) -> Vec<f32> {
         for threads in [1, 2, 3] {
             let settings = SessionSettings { context: 128, micro_batch: 70, threads, kernel: Some(isa) };
             let session = || Session::new(Arc::clone(model), settings).expect("a session");
-            let (mut by_nodes, mut in_steps) = (session(), session());
+            let (mut by_nodes, mut in_steps, mut from_copies) = (session(), session(), session());
+            from_copies.repack(usize::MAX);
             for (index, call) in calls.iter().enumerate() {
                 let mut presence = Presence(0);
                 call.run(&mut by_nodes, Some(&mut presence));
                 let evaluations = call.tokens().map_or(0, |tokens| tokens.div_ceil(70));
                 assert_eq!(presence.0, evaluations * model.graph().nodes.len());
-                call.run(&mut in_steps, None);
-                let where_ = format!("{what}, {isa}, {threads} threads, call {index}");
-                assert!(bits(in_steps.logits()) == bits(by_nodes.logits()), "{where_}: logits");
-                assert!(cache(&in_steps, layers) == cache(&by_nodes, layers), "{where_}: cache");
+                for (way, session) in [("steps", &mut in_steps), ("copies", &mut from_copies)] {
+                    call.run(session, None);
+                    let where_ = format!("{what}, {isa}, {threads} threads, call {index}, {way}");
+                    assert!(bits(session.logits()) == bits(by_nodes.logits()), "{where_}: logits");
+                    assert!(cache(session, layers) == cache(&by_nodes, layers), "{where_}: cache");
+                }
             }
             logits = in_steps.logits().to_vec();
         }
@@ -322,6 +325,17 @@ fn choices_without_logits_are_those_of_all_logits() {
                 let settings = SessionSettings { context: 128, micro_batch: 16, threads, kernel: Some(isa) };
                 let session = || Session::new(Arc::clone(&model), settings).expect("a session");
                 let (mut by_logits, mut by_choice) = (session(), session());
+                let copies = by_choice.repack(usize::MAX);
+                let head_copy = if head == HeadType::F16 { 3000 * (256 + 20) } else { 0 };
+                let spared = if head == HeadType::F16 { 3000 * (256 - 12) } else { 0 };
+                // Rows of 640 codes: two blocks of 64 bytes each, in place of 160 bytes.
+                let ternary_copies = if packs_anew(isa) { 2 * 256 * 128 } else { 0 };
+                let expected = WeightCopies {
+                    bytes: head_copy + ternary_copies,
+                    spared: ternary_copies / 4,
+                    spared_by_choice: spared,
+                };
+                assert_eq!(copies, expected, "{head:?} {isa}");
                 let entry = |token: i32, position: usize, output: bool| BatchToken {
                     token,
                     position: position as i32,
@@ -344,8 +358,6 @@ fn choices_without_logits_are_those_of_all_logits() {
                     let next = found.last().copied().flatten().expect("a choice");
                     batch = vec![entry(next as i32, 37 + step, true)];
                 }
-                let copy = if head == HeadType::F16 { 3000 * (256 + 12) } else { 0 };
-                assert_eq!(by_choice.memory_of_choices(), copy, "{head:?}");
                 assert_eq!(cache(&by_logits, 2), cache(&by_choice, 2), "{head:?} {isa}");
                 // Logits are there again for whoever asks.
                 by_choice.decode(&batch, None).expect("it decodes");
@@ -377,6 +389,7 @@ fn choices_that_no_bound_can_make_are_made_among_all_logits() {
         let settings = SessionSettings { context: 32, micro_batch: 8, threads: 2, kernel: None };
         let session = || Session::new(Arc::clone(&model), settings).expect("a session");
         let (mut by_logits, mut by_choice) = (session(), session());
+        assert!(by_choice.repack(usize::MAX).spared_by_choice > 0);
         for position in 0..6 {
             let batch = [BatchToken { token: 40 + position, position, sequence: 0, output: true }];
             by_logits.decode(&batch, None).expect("it decodes");
@@ -395,10 +408,62 @@ fn a_refused_choice_leaves_the_session_as_it_was() {
     let model = Arc::new(open(folder.path(), &tiny()));
     let settings = SessionSettings { context: 32, micro_batch: 8, threads: 1, kernel: None };
     let mut session = Session::new(model, settings).expect("a session");
+    session.repack(usize::MAX);
     let entry = |token: i32, position: i32| BatchToken { token, position, sequence: 0, output: true };
     assert!(session.choose(&[entry(1 << 20, 0)]).is_err(), "no such token");
     assert!(session.choose(&[]).is_err(), "no token");
     let first = session.choose(&[entry(5, 0)]).expect("it decodes");
     session.clear();
     assert_eq!(session.choose(&[entry(5, 0)]).expect("it decodes"), first);
+}
+
+/// Whether a session with these kernels copies ternary weights.
+fn packs_anew(isa: Isa) -> bool {
+    isa == Isa::Avx512 && is_x86_feature_detected!("avx512vbmi")
+}
+
+/// Copies take no more than they may: the head is first, then the ternary matrices that still fit, and each changes no
+/// result. A budget of nothing takes copies back.
+#[test]
+fn copies_of_weights_keep_to_their_budget() {
+    const HEAD: usize = 512 * (256 + 20);
+    // `ffn_down` of each layer: 256 rows of 640 codes. Shorter rows are no smaller as copies.
+    const DOWN: usize = 256 * 128;
+    let folder = folder();
+    let model = Arc::new(open(folder.path(), &tiny()));
+    let batches: Vec<Vec<BatchToken>> = tokens(5, 512)
+        .into_iter()
+        .zip(0..)
+        .map(|(token, position)| vec![BatchToken { token, position, sequence: 0, output: true }])
+        .collect();
+    for isa in kernels::available() {
+        let settings = SessionSettings { context: 32, micro_batch: 8, threads: 2, kernel: Some(isa) };
+        let mut session = Session::new(Arc::clone(&model), settings).expect("a session");
+        let run = |session: &mut Session| -> Vec<Vec<u32>> {
+            session.clear();
+            let decode = |batch: &Vec<BatchToken>| {
+                session.decode(batch, None).expect("it decodes");
+                bits(session.logits())
+            };
+            batches.iter().map(decode).collect()
+        };
+        let without = run(&mut session);
+        let down = if packs_anew(isa) { DOWN } else { 0 };
+        for (budget, taken) in [
+            (0, 0),
+            (DOWN - 1, 0),
+            (DOWN, down),
+            (HEAD - 1, 2 * down),
+            (HEAD, HEAD),
+            (HEAD + DOWN, HEAD + down),
+            (HEAD + 2 * DOWN - 1, HEAD + down),
+            (HEAD + 2 * DOWN, HEAD + 2 * down),
+            (usize::MAX, HEAD + 2 * down),
+            (0, 0),
+        ] {
+            assert_eq!(session.repack(budget).bytes, taken, "{isa}, {budget}");
+            assert_eq!(session.weight_copies().bytes, taken, "{isa}, {budget}");
+            assert_eq!(run(&mut session), without, "{isa}, {budget}");
+        }
+    }
 }

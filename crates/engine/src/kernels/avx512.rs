@@ -14,6 +14,7 @@
 //! | `screen_dots` | memory: 64 bytes take two `vpdpbusd` | 21 GB/s on one core, 50 on two |
 //! | `f16_gemm`, KV cache | conversions to f32, one per three multiply-adds; with one token by the latency of rows that lie apart | – |
 
+mod base3;
 mod f16_products;
 
 use std::arch::x86_64::*;
@@ -24,7 +25,7 @@ use half::f16;
 use super::avx2::Avx2;
 use super::rows::{check_gemm, check_screen};
 use super::scalar;
-use super::{Isa, Kernels, PREFETCH_BYTES, QuantizedRow, Rows, Ternary};
+use super::{Base3, Isa, Kernels, PREFETCH_BYTES, QuantizedRow, Rows, Ternary};
 use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
 
 // Inside the hot loops nothing goes through a function of the standard library that takes a closure:
@@ -35,6 +36,8 @@ use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
 #[derive(Debug)]
 pub struct Avx512 {
     avx2: &'static Avx2,
+    /// Whether the CPU can look bytes up in registers (VBMI).
+    has_vbmi: bool,
 }
 
 /// The kernels, if the CPU can run them.
@@ -45,7 +48,9 @@ pub(super) fn get() -> Option<&'static Avx512> {
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512vnni");
-        super::avx2::get().filter(|_| present).map(|avx2| Avx512 { avx2 })
+        super::avx2::get()
+            .filter(|_| present)
+            .map(|avx2| Avx512 { avx2, has_vbmi: is_x86_feature_detected!("avx512vbmi") })
     };
     AVX512.get_or_init(detect).as_ref()
 }
@@ -70,6 +75,19 @@ impl Kernels for Avx512 {
         weights.check(q, quantized.len(), out, stride);
         // SAFETY: an `Avx512` exists only where `get` found the features.
         unsafe { i2_s_gemm(weights, q, quantized, out, stride) }
+    }
+
+    fn reads_base3(&self) -> bool {
+        self.has_vbmi
+    }
+
+    fn base3_gemv(&self, weights: Base3<'_>, q: &[i8], quantized: QuantizedRow, out: &mut [f32]) {
+        if !self.has_vbmi {
+            return scalar::Scalar.base3_gemv(weights, q, quantized, out);
+        }
+        weights.check(q, out);
+        // SAFETY: an `Avx512` exists only where `get` found the features, and VBMI was found too.
+        unsafe { base3::base3_gemv(weights, q, quantized, out) }
     }
 
     fn f16_gemm(&self, a: Rows<'_, f16>, b: Rows<'_, f32>, out: &mut [f32], stride: usize) {

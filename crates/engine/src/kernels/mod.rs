@@ -25,7 +25,7 @@ use crate::{Error, Result};
 
 pub use avx2::Avx2;
 pub use avx512::Avx512;
-pub use rows::{Rows, Ternary};
+pub use rows::{Base3, Rows, Ternary};
 pub use scalar::Scalar;
 
 /// An instruction set that the kernels are written for.
@@ -114,6 +114,17 @@ pub trait Kernels: Send + Sync + fmt::Debug {
         out: &mut [f32],
         stride: usize,
     );
+
+    /// Whether [`base3_gemv`](Self::base3_gemv) keeps up with memory, so that packing weights anew pays.
+    fn reads_base3(&self) -> bool {
+        false
+    }
+
+    /// As [`i2_s_gemm`](Self::i2_s_gemm) for one token, with five codes to a byte: the same sums, and so the same
+    /// bits. `q`: `[width]` int8; `out`: one value per row.
+    fn base3_gemv(&self, weights: Base3<'_>, q: &[i8], quantized: QuantizedRow, out: &mut [f32]) {
+        Scalar.base3_gemv(weights, q, quantized, out);
+    }
 
     /// `out[j·stride + i] = Σ_k a[i][k] · b[j][k]` with f32 accumulation in the canonical order; what is
     /// left over behind the last full 32 elements is multiplied in f32 and added in f64 (spec §4.6,

@@ -1,5 +1,6 @@
 //! What a matrix kernel reads: rows at a fixed distance, and packed ternary rows.
 
+use crate::quant::base3;
 use crate::quant::i2_s::BLOCK;
 
 /// `count` rows of `width` elements, `stride` elements apart. `stride` may be larger than `width`
@@ -134,5 +135,61 @@ impl<'a> Ternary<'a> {
     pub(super) fn check(&self, q: &[i8], tokens: usize, out: &[f32], stride: usize) {
         assert_eq!(q.len(), tokens * self.width, "one row of activations per token");
         check_out(self.count(), tokens, out, stride);
+    }
+}
+
+/// Ternary rows of five codes per byte ([`base3`]) and the scale that they share.
+#[derive(Debug, Clone, Copy)]
+pub struct Base3<'a> {
+    packed: &'a [u8],
+    width: usize,
+    scale: f32,
+}
+
+/// The widest row whose sums of `64·code·q` stay within the lanes of an i32.
+const WIDEST_BASE3: usize = 1 << 22;
+
+impl<'a> Base3<'a> {
+    /// Rows of `width` codes each; `weight = scale · (code − 1)`.
+    ///
+    /// # Panics
+    /// If `packed` is not a whole number of rows.
+    pub fn new(packed: &'a [u8], width: usize, scale: f32) -> Self {
+        assert!((1..=WIDEST_BASE3).contains(&width), "rows of {width} codes");
+        assert!(packed.len().is_multiple_of(base3::row_bytes(width)), "a whole number of rows");
+        Self { packed, width, scale }
+    }
+
+    /// Codes of a row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Number of rows.
+    pub fn count(&self) -> usize {
+        self.packed.len() / base3::row_bytes(self.width)
+    }
+
+    /// The scale of the weights.
+    pub fn scale(&self) -> f32 {
+        self.scale
+    }
+
+    /// The bytes of row `index`.
+    pub fn row(&self, index: usize) -> &'a [u8] {
+        let bytes = base3::row_bytes(self.width);
+        &self.packed[index * bytes..(index + 1) * bytes]
+    }
+
+    /// The rows of a range.
+    pub fn rows(&self, range: std::ops::Range<usize>) -> Self {
+        let bytes = base3::row_bytes(self.width);
+        Self { packed: &self.packed[range.start * bytes..range.end * bytes], ..*self }
+    }
+
+    /// Panics unless the arguments of a product fit together.
+    pub(super) fn check(&self, q: &[i8], out: &[f32]) {
+        assert_eq!(q.len(), self.width, "one row of activations");
+        assert_eq!(out.len(), self.count(), "one result per row");
     }
 }

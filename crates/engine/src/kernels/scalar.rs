@@ -4,7 +4,8 @@
 use half::f16;
 
 use super::rows::{check_gemm, check_screen};
-use super::{Isa, Kernels, QuantizedRow, Rows, Ternary};
+use super::{Base3, Isa, Kernels, QuantizedRow, Rows, Ternary};
+use crate::quant::base3;
 use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
 
 /// f32 lanes of one vector of the canonical build.
@@ -47,6 +48,15 @@ impl Kernels for Scalar {
                 let sum = i2_s_dot(weights.row(row), q);
                 out[token * stride + row] = activations.rescale(sum, weights.scale());
             }
+        }
+    }
+
+    fn base3_gemv(&self, weights: Base3<'_>, q: &[i8], quantized: QuantizedRow, out: &mut [f32]) {
+        weights.check(q, out);
+        let mut codes = vec![0; weights.width()];
+        for (row, out) in out.iter_mut().enumerate() {
+            base3::unpack_row(weights.row(row), &mut codes);
+            *out = quantized.rescale(screen_dot(&codes, q), weights.scale());
         }
     }
 

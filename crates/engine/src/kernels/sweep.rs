@@ -6,7 +6,7 @@
 //! `BITNET_KERNEL_ROWS=10000000 cargo test --release -p engine --lib kernels::sweep`.
 
 use super::*;
-use crate::quant::i2_s;
+use crate::quant::{base3, i2_s};
 
 /// Rows without a wish for more.
 const ROWS: usize = 60_000;
@@ -137,4 +137,38 @@ fn every_kernel_has_the_scalar_ones_sums_of_a_screen() {
     // The widest row at its extremes is next to the end of an i32.
     let width = 1 << 16;
     check(&vec![255; 2 * width], [&vec![-128; width], &vec![127; width]]);
+}
+
+/// Rows with five codes to a byte: what the same codes give in I2_S.
+#[test]
+fn every_kernel_has_the_bits_of_i2_s_with_five_codes_to_a_byte() {
+    let wish = std::env::var("BITNET_KERNEL_ROWS").ok();
+    let wanted = wish.map_or(ROWS / 4, |rows| rows.parse().expect("BITNET_KERNEL_ROWS: a number"));
+    let kernels: Vec<_> = available().into_iter().map(|isa| select(Some(isa)).unwrap()).collect();
+    let mut random = Random(3);
+    let mut done = 0;
+    while done < wanted {
+        let (blocks, rows) = (random.up_to(MOST_BLOCKS), random.up_to(200));
+        let width = blocks * i2_s::BLOCK;
+        let (i2_s_rows, q) = (random.codes(rows * width / 4), random.activations(width));
+        let mut packed = vec![0; rows * base3::row_bytes(width)];
+        let mut codes = vec![0; width];
+        for (row, packed) in
+            i2_s_rows.chunks_exact(width / 4).zip(packed.chunks_exact_mut(base3::row_bytes(width)))
+        {
+            assert!(base3::repack_row(row, &mut codes, packed));
+        }
+        let sum = q.iter().map(|&q| i32::from(q)).sum();
+        let quantized = QuantizedRow { scale: 0.5 + (random.next() % 1000) as f32, sum };
+        let mut expected = vec![f32::NAN; rows];
+        Scalar.i2_s_gemm(Ternary::new(&i2_s_rows, width, 0.37), &q, &[quantized], &mut expected, rows);
+        let expected: Vec<u32> = expected.into_iter().map(f32::to_bits).collect();
+        for kernels in &kernels {
+            let mut found = vec![f32::NAN; rows];
+            kernels.base3_gemv(Base3::new(&packed, width, 0.37), &q, quantized, &mut found);
+            let found: Vec<u32> = found.into_iter().map(f32::to_bits).collect();
+            assert!(found == expected, "{}: {blocks} blocks, {rows} rows", kernels.isa());
+        }
+        done += rows;
+    }
 }

@@ -8,7 +8,8 @@ use std::ops::Range;
 use aligned_vec::{AVec, CACHELINE_ALIGN};
 use half::f16;
 
-use crate::kernels::{Kernels, QuantizedRow, Rows, Ternary};
+use crate::kernels::{Base3, Kernels, QuantizedRow, Rows, Ternary};
+use crate::quant::base3;
 use crate::threads::{Threads, take_front};
 
 /// A weight matrix of dims `[width, rows]` (ggml order): `rows` dot products of length `width`.
@@ -37,13 +38,25 @@ pub enum Matrix<'a> {
         /// `weight = scale · (code − 1)`.
         scale: f32,
     },
+    /// The same, packed anew with five codes to a byte ([`base3`]): for products with one token.
+    Base3 {
+        /// Length of a row.
+        width: usize,
+        /// [`base3::row_bytes`]`(width)·rows` bytes.
+        packed: &'a [u8],
+        /// `weight = scale · (code − 1)`.
+        scale: f32,
+    },
 }
 
 impl Matrix<'_> {
     /// Length of a row (ne0).
     pub fn width(&self) -> usize {
         match self {
-            Self::F32 { width, .. } | Self::F16 { width, .. } | Self::I2S { width, .. } => *width,
+            Self::F32 { width, .. }
+            | Self::F16 { width, .. }
+            | Self::I2S { width, .. }
+            | Self::Base3 { width, .. } => *width,
         }
     }
 
@@ -53,6 +66,7 @@ impl Matrix<'_> {
             Self::F32 { width, values } => values.len() / width,
             Self::F16 { width, values } => values.len() / width,
             Self::I2S { width, packed, .. } => packed.len() / (width / 4),
+            Self::Base3 { width, packed, .. } => packed.len() / base3::row_bytes(*width),
         }
     }
 }
@@ -98,7 +112,7 @@ impl Activations {
                 self.rounded.resize(x.len(), 0.0);
                 kernels.round_to_f16(x, &mut self.rounded);
             }
-            Matrix::I2S { .. } => {
+            Matrix::I2S { .. } | Matrix::Base3 { .. } => {
                 let (quantized, quantized_rows) = self.quantized_mut(width, x.len() / width);
                 threads.split_with(quantized, width, quantized_rows, |range, quantized, rows| {
                     for ((token, q), row) in range.zip(quantized.chunks_exact_mut(width)).zip(rows) {
@@ -195,6 +209,14 @@ impl Prepared<'_> {
                 let weights = Ternary::new(packed, width, scale).rows(rows);
                 let q = &quantized[part(&tokens)];
                 self.kernels.i2_s_gemm(weights, q, &quantized_rows[tokens], out, stride);
+            }
+            Matrix::Base3 { packed, scale, .. } => {
+                let weights = Base3::new(packed, width, scale).rows(rows.clone());
+                for token in tokens.clone() {
+                    let (q, out) =
+                        (&quantized[part(&(token..token + 1))], &mut out[(token - tokens.start) * stride..]);
+                    self.kernels.base3_gemv(weights, q, quantized_rows[token], &mut out[..rows.len()]);
+                }
             }
         }
     }

@@ -7,6 +7,7 @@
 pub mod attention;
 pub mod elementwise;
 pub mod matmul;
+pub mod repacked;
 pub mod rms_norm;
 pub mod rope;
 pub mod rows;

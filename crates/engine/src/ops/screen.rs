@@ -49,6 +49,8 @@ pub struct Screen {
     /// that is loaded from two lines takes two loads, which memory waits for.
     codes: AVec<u8>,
     rows: Vec<ScreenedRow>,
+    /// What the product of each row is at most; room that is kept.
+    highest: Vec<f64>,
 }
 
 /// What is known of a row beside its codes.
@@ -82,12 +84,23 @@ impl Screen {
                 *screened = screen_row(row, &wide, codes);
             }
         });
-        Some(Self { width, codes, rows })
+        Some(Self { width, codes, highest: vec![0.0; rows.len()], rows })
+    }
+
+    /// Bytes that the copy of `count` values in rows of `width` takes.
+    pub fn bytes_for(count: usize, width: usize) -> usize {
+        count + count / width * (size_of::<ScreenedRow>() + size_of::<f64>())
     }
 
     /// Bytes of memory.
     pub fn bytes(&self) -> usize {
-        self.codes.len() + self.rows.len() * size_of::<ScreenedRow>()
+        Self::bytes_for(self.codes.len(), self.width)
+    }
+
+    /// Bytes that are read of the copy alone, less than of the original.
+    pub fn spared(&self) -> usize {
+        (self.codes.len() * size_of::<f16>())
+            .saturating_sub(self.codes.len() + self.rows.len() * size_of::<ScreenedRow>())
     }
 
     /// The index of the largest product of `x` with a row of `values`, the lowest among equals, and how many rows
@@ -96,7 +109,7 @@ impl Screen {
     /// `None` if the bounds leave too many rows over, or `x` holds a value that is not finite: all products have to
     /// be computed then. The inner `None` stands for a product that is NaN, so that none is the largest.
     pub fn largest(
-        &self,
+        &mut self,
         kernels: &dyn Kernels,
         threads: &Threads,
         values: &[f16],
@@ -104,21 +117,10 @@ impl Screen {
     ) -> Option<(Option<usize>, usize)> {
         assert!(x.len() == self.width && values.len() == self.codes.len());
         let probe = Probe::new(x)?;
-        let mut highest = vec![0.0f64; self.rows.len()];
-        let mut parts = Vec::with_capacity(threads.count());
-        let mut rest = &mut highest[..];
-        for rows in threads.parts(self.rows.len()) {
-            let highest = take_front(&mut rest, rows.len());
-            parts.push((rows, highest, f64::NEG_INFINITY));
-        }
-        threads.each(parts.iter_mut(), |(rows, highest, lowest)| {
-            *lowest = self.bound(kernels, &probe, rows.clone(), highest);
-        });
-        // Some product is at least this large.
-        let reached = parts.iter().fold(f64::NEG_INFINITY, |most, part| most.max(part.2));
-        // A bound that is NaN, of a row of infinities with a vector of zeros, rules nothing out.
-        let may_be_largest = |&row: &usize| highest[row] >= reached || highest[row].is_nan();
-        let candidates: Vec<usize> = (0..highest.len()).filter(may_be_largest).collect();
+        // The room for the bounds is lent out while the copy is read.
+        let mut highest = std::mem::take(&mut self.highest);
+        let candidates = self.candidates(kernels, threads, &probe, &mut highest);
+        self.highest = highest;
         if candidates.len() > (self.rows.len() / CANDIDATE_SHARE).max(1) {
             return None;
         }
@@ -136,6 +138,30 @@ impl Screen {
             }
         }
         Some((best.map(|(row, _)| row), candidates.len()))
+    }
+
+    /// The rows whose product may be the largest. `highest` is room for what each product is at most.
+    fn candidates(
+        &self,
+        kernels: &dyn Kernels,
+        threads: &Threads,
+        probe: &Probe,
+        highest: &mut [f64],
+    ) -> Vec<usize> {
+        let mut parts = Vec::with_capacity(threads.count());
+        let mut rest = &mut *highest;
+        for rows in threads.parts(self.rows.len()) {
+            let highest = take_front(&mut rest, rows.len());
+            parts.push((rows, highest, f64::NEG_INFINITY));
+        }
+        threads.each(parts.iter_mut(), |(rows, highest, lowest)| {
+            *lowest = self.bound(kernels, probe, rows.clone(), highest);
+        });
+        // Some product is at least this large.
+        let reached = parts.iter().fold(f64::NEG_INFINITY, |most, part| most.max(part.2));
+        // A bound that is NaN, of a row of infinities with a vector of zeros, rules nothing out.
+        let may_be_largest = |&row: &usize| highest[row] >= reached || highest[row].is_nan();
+        (0..highest.len()).filter(may_be_largest).collect()
     }
 
     /// Writes what the products of some rows are at most, and returns what one of them is at least.

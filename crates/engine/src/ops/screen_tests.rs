@@ -42,7 +42,7 @@ fn by_all_products(kernels: &dyn Kernels, values: &[f16], x: &[f32]) -> Option<u
 /// The screen's choice, and the number of rows it computed; all rows where it gives up.
 fn by_screen(isa: crate::kernels::Isa, values: &[f16], x: &[f32], threads: usize) -> (Option<usize>, usize) {
     let (kernels, threads) = (select(Some(isa)).unwrap(), Threads::new(threads).unwrap());
-    let screen = Screen::new(&threads, values, x.len()).unwrap();
+    let mut screen = Screen::new(&threads, values, x.len()).unwrap();
     let all = values.len() / x.len();
     screen.largest(kernels, &threads, values, x).unwrap_or_else(|| (by_all_products(kernels, values, x), all))
 }
@@ -150,7 +150,7 @@ fn values_that_are_not_finite_give_what_all_products_give() {
         assert_eq!(by_screen(isa, &two, &vec![0.0; width], 1).0, None, "{isa}: ∞·0 is no number");
         let mut bad_x = x.clone();
         bad_x[9] = f32::INFINITY;
-        let screen = Screen::new(&Threads::alone(), &clean, width).unwrap();
+        let mut screen = Screen::new(&Threads::alone(), &clean, width).unwrap();
         assert_eq!(screen.largest(kernels, &Threads::alone(), &clean, &bad_x), None, "{isa}");
     }
 }

@@ -13,7 +13,8 @@ use crate::kernels::Kernels;
 use crate::kv_cache::{KvCache, Place};
 use crate::model::{Model, WeightId};
 use crate::ops::attention::{self, AttentionShape};
-use crate::ops::matmul::matmul;
+use crate::ops::matmul::{Matrix, matmul};
+use crate::ops::repacked::Repacked;
 use crate::ops::rope::{self, RopeParameters};
 use crate::ops::{elementwise, rms_norm, rows, softmax};
 use crate::tap::{Tap, TapData, TapNames, TapSink};
@@ -29,6 +30,8 @@ pub(super) struct Evaluation<'a> {
     pub(super) threads: &'a Threads,
     pub(super) cache: &'a mut KvCache,
     pub(super) scratch: &'a mut Scratch,
+    /// Copies of weights for products with one token.
+    pub(super) repacked: Option<&'a Repacked>,
 }
 
 /// What is fixed during one evaluation.
@@ -225,8 +228,14 @@ impl<'a> Evaluation<'a> {
         if elements < SHARED_FROM { &ALONE } else { self.threads }
     }
 
+    /// The weight, or its copy for a product with one token.
+    pub(super) fn matrix(&self, weight: WeightId, tokens: usize) -> Matrix<'a> {
+        let copy = self.repacked.filter(|_| tokens == 1).and_then(|repacked| repacked.get(weight));
+        copy.unwrap_or_else(|| self.model.matrix(weight))
+    }
+
     fn matmul(&mut self, input: NodeId, weight: WeightId, out: &mut [f32]) {
-        let matrix = self.model.matrix(weight);
+        let matrix = self.matrix(weight, out.len() / self.model.matrix(weight).rows());
         let kind = MatrixType::of(&matrix);
         // The activations leave the scratch while the input is borrowed from it.
         let mut activations = std::mem::take(&mut self.scratch.activations);

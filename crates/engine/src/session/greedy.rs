@@ -1,18 +1,17 @@
 //! The greedy choice behind a token, without computing the logits that cannot be the largest.
 //!
-//! What is read for a token is then the ternary weights and half of the head: an int8 copy of it, made at the first
-//! call, proves for nearly every row that it is not the largest (see [`Screen`]).
+//! What is read for a token is then the ternary weights and half of the head: an int8 copy of it proves for nearly
+//! every row that it is not the largest (see [`Screen`](crate::ops::screen::Screen)).
 
 use std::ops::Range;
 
+use super::copies::ScreenedHead;
 use super::evaluate::{Evaluation, Head, How, outputs};
 use super::{BatchToken, Session};
 use crate::error::Result;
-use crate::graph::{Graph, NodeId, Op, Schedule, Step};
+use crate::graph::Schedule;
 use crate::kv_cache::Place;
-use crate::model::WeightId;
 use crate::ops::matmul::{Activations, Matrix, matmul};
-use crate::ops::screen::Screen;
 
 /// The index of the largest logit of a row, the lowest among equals. `None` if the row is empty or holds a NaN: there
 /// is no largest value then, and token 0 would be a lie.
@@ -34,9 +33,8 @@ impl Session {
     /// [`BatchToken::output`] set, in batch order: what [`largest_logit`] finds in its logits, bit for bit. There
     /// are no [`logits`](Self::logits) afterwards.
     ///
-    /// With an f16 head, the first call makes an int8 copy of it, `vocabulary · (width + 12)` bytes, which the session
-    /// keeps; [`memory_of_choices`](Self::memory_of_choices) says how many that are. Where there is no memory for it,
-    /// the head is of another type, or a micro-batch has several outputs, all logits are computed and dropped.
+    /// This is faster than [`decode`](Self::decode) where [`repack`](Self::repack) has made a copy of the head and a
+    /// micro-batch has one output. Everywhere else, all logits are computed and dropped.
     ///
     /// # Errors
     /// As [`decode`](Self::decode).
@@ -44,42 +42,6 @@ impl Session {
         let mut choices = Vec::with_capacity(outputs(batch).len());
         self.decode_as(batch, &[], None, Some(&mut choices))?;
         Ok(choices)
-    }
-
-    /// Bytes that [`choose`](Self::choose) has taken for good; 0 before its first call.
-    pub fn memory_of_choices(&self) -> usize {
-        self.screened_head.as_ref().map_or(0, |head| head.screen.bytes())
-    }
-
-    /// Makes the copy of the head that the choice behind one output needs, if there is none yet.
-    pub(super) fn prepare_choice(&mut self) {
-        let steps = self.steps.as_ref().map(|(schedule, _)| schedule);
-        let head = steps.and_then(|schedule| head(schedule, self.model.graph()));
-        if let (None, Some((input, weight))) = (&self.screened_head, head)
-            && let Matrix::F16 { width, values } = self.model.matrix(weight)
-        {
-            let screen = Screen::new(&self.threads, values, width);
-            self.screened_head = screen.map(|screen| ScreenedHead { input, weight, screen });
-        }
-    }
-}
-
-/// The product that makes the logits, and the copy of its matrix.
-#[derive(Debug)]
-pub(super) struct ScreenedHead {
-    input: NodeId,
-    weight: WeightId,
-    screen: Screen,
-}
-
-/// The input and the weight of the product that makes the logits, if that is all that the last step does.
-fn head(schedule: &Schedule, graph: &Graph) -> Option<(NodeId, WeightId)> {
-    let Step::Products(nodes) = schedule.steps().last()? else { return None };
-    let [NodeId(last)] = nodes[..] else { return None };
-    let node = graph.nodes.get(last).filter(|_| last + 1 == graph.nodes.len())?;
-    match node.op {
-        Op::MatMul { weight } => Some((graph.storage(node.inputs[0]), weight)),
-        _ => None,
     }
 }
 
@@ -91,7 +53,7 @@ impl Evaluation<'_> {
         places: &[Place],
         slot: Range<usize>,
         schedule: &Schedule,
-        head: &ScreenedHead,
+        head: &mut ScreenedHead,
     ) -> Result<Option<usize>> {
         self.run(tokens, places, slot, How::Steps(schedule, Head::Left))?;
         self.round(head.input);

@@ -218,6 +218,7 @@ impl Isolated {
             threads: &self.threads,
             cache: &mut self.cache,
             scratch: &mut self.scratch,
+            repacked: None,
         };
         run(&mut evaluation, self.model.graph().node(id), &self.batch.borrow());
     }

@@ -8,6 +8,7 @@
 //! restoring in `state`.
 
 mod cache_ops;
+mod copies;
 mod evaluate;
 mod greedy;
 mod isolated;
@@ -30,10 +31,11 @@ use crate::model::Model;
 use crate::tap::TapSink;
 use crate::threads::Threads;
 
+use copies::Copies;
 use evaluate::{Evaluation, Head, How};
-use greedy::ScreenedHead;
 use scratch::Scratch;
 
+pub use copies::WeightCopies;
 pub use greedy::largest_logit;
 pub use isolated::{Isolated, MissingInput};
 pub use replacement::{Evaluate, NodeRun};
@@ -90,8 +92,8 @@ pub struct Session {
     /// be evaluated on its own.
     steps: Option<(Schedule, Scratch)>,
     logits: Vec<f32>,
-    /// What [`choose`](Self::choose) needs, made when it is called first.
-    screened_head: Option<ScreenedHead>,
+    /// What [`repack`](Self::repack) has made.
+    copies: Option<Copies>,
 }
 
 impl Session {
@@ -115,7 +117,7 @@ impl Session {
                 (schedule, scratch)
             }),
             logits: Vec::new(),
-            screened_head: None,
+            copies: None,
             model,
         })
     }
@@ -222,23 +224,24 @@ impl Session {
     ) -> Result<()> {
         // With several outputs, the whole head is read once for all of them.
         let choose_alone = choices.is_some() && batch.iter().filter(|token| token.output).count() == 1;
-        if choose_alone {
-            self.prepare_choice();
-        }
         let (how, scratch) = match (taps, &mut self.steps) {
             (None, Some((schedule, scratch))) => (How::Steps(schedule, Head::Evaluated), scratch),
             (None, None) => (How::Nodes(None), &mut self.scratch),
             (Some(sink), _) => (How::Nodes(Some(&mut **sink)), &mut self.scratch),
         };
+        // What is tapped is computed from the weights of the file.
+        let copies = self.copies.as_mut().filter(|_| matches!(how, How::Steps(..)));
+        let (head, ternary) = copies.map(|copies| (copies.head.as_mut(), &copies.ternary)).unzip();
         let mut evaluation = Evaluation {
             model: &self.model,
             kernels: self.kernels,
             threads: &self.threads,
             cache: &mut self.cache,
             scratch,
+            repacked: ternary,
         };
         let mut choice = None;
-        match (how, self.screened_head.as_ref().filter(|_| choose_alone)) {
+        match (how, head.flatten().filter(|_| choose_alone)) {
             // A receiver of taps is bound to the calling thread.
             (How::Nodes(Some(sink)), _) => evaluation.run(batch, places, slot, How::Nodes(Some(sink)))?,
             (How::Nodes(None), _) => {

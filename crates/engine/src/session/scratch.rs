@@ -60,7 +60,7 @@ impl MatrixType {
         match matrix {
             Matrix::F32 { .. } => Self::F32,
             Matrix::F16 { .. } => Self::F16,
-            Matrix::I2S { .. } => Self::I2S,
+            Matrix::I2S { .. } | Matrix::Base3 { .. } => Self::I2S,
         }
     }
 

@@ -44,15 +44,13 @@ impl Evaluation<'_> {
 
     fn products(&mut self, nodes: &[NodeId], batch: &Batch<'_>) {
         let graph = self.model.graph();
+        let tokens = nodes.first().map_or(0, |&id| batch.extents.resolve(graph.node(id).dims[1]));
         let weight = |id: &NodeId| match graph.node(*id).op {
-            Op::MatMul { weight } => Some(self.model.matrix(weight)),
+            Op::MatMul { weight } => Some(self.matrix(weight, tokens)),
             _ => None,
         };
         let matrices: Vec<Matrix<'_>> = nodes.iter().filter_map(weight).collect();
-        let Some(matrix) = MatrixType::common(&matrices).filter(|_| {
-            let tokens = batch.extents.resolve(graph.node(nodes[0]).dims[1]);
-            tokens == 1 && matrices.len() > 1
-        }) else {
+        let Some(matrix) = MatrixType::common(&matrices).filter(|_| tokens == 1 && matrices.len() > 1) else {
             return nodes.iter().for_each(|&id| self.evaluate(id, graph.node(id), batch));
         };
         let input = graph.storage(graph.node(nodes[0]).inputs[0]);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use engine::kernels::Isa;
 use engine::model::Model;
-use engine::session::{BatchToken, Session, SessionSettings, largest_logit};
+use engine::session::{BatchToken, Session, SessionSettings, WeightCopies, largest_logit};
 
 use crate::case::{LayerSelection, LogitSelection, ModeSelection, Settings};
 use crate::engines::{EngineFailure, EngineManifest, Reference};
@@ -23,6 +23,8 @@ pub struct Setup {
     pub reference_micro_batch: usize,
     /// The subject's instruction set; `None` is the best of this CPU.
     pub kernel: Option<Isa>,
+    /// Bytes that the subject's copies of weights may take: see [`Session::repack`].
+    pub copy_memory: usize,
 }
 
 /// One decode call.
@@ -71,7 +73,7 @@ pub struct SubjectContestant {
 }
 
 impl SubjectContestant {
-    /// A session on `model`.
+    /// A session on `model`, with its copies of weights made.
     ///
     /// # Errors
     /// The setup cannot be used: see [`Session::new`].
@@ -82,7 +84,9 @@ impl SubjectContestant {
             threads: setup.threads,
             kernel: setup.kernel,
         };
-        Ok(Self { session: Session::new(Arc::clone(model), settings)?, threads: setup.threads })
+        let mut session = Session::new(Arc::clone(model), settings)?;
+        session.repack(setup.copy_memory);
+        Ok(Self { session, threads: setup.threads })
     }
 
     /// What it is: a line of the report's manifest.
@@ -96,9 +100,9 @@ impl SubjectContestant {
         }
     }
 
-    /// Bytes that it keeps for greedy choices.
-    pub fn memory_of_choices(&self) -> usize {
-        self.session.memory_of_choices()
+    /// What its copies of weights take and spare.
+    pub fn weight_copies(&self) -> WeightCopies {
+        self.session.weight_copies()
     }
 
     /// The logits behind the last token of the last call.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::model::Model;
+use engine::session::WeightCopies;
 use serde::Serialize;
 
 use super::contestant::{Contestant, Setup, Step, SubjectContestant};
@@ -125,8 +126,8 @@ pub struct Outcome {
     pub reference_micro_batch: usize,
     /// The subject.
     pub subject: EngineManifest,
-    /// Bytes that it keeps for greedy choices.
-    pub memory_of_choices: usize,
+    /// What its copies of weights take and spare.
+    pub copies: WeightCopies,
 }
 
 /// Where duels are held: the model, on both sides.
@@ -171,7 +172,7 @@ impl Arena<'_> {
             series: Vec::new(),
             reference_micro_batch: setup.reference_micro_batch,
             subject: subject.describe(),
-            memory_of_choices: subject.memory_of_choices(),
+            copies: subject.weight_copies(),
         };
         if outcome.agreement.holds() || !self.must_agree {
             for script in &scripts {
@@ -250,7 +251,7 @@ fn rehearse(
     // The last choice is not fed to anyone.
     script.continuation.truncate(workload.steps());
     if let Workload::Greedy { .. } = workload {
-        // Choices without logits have to be those that all logits gave; and what they need is made by the first.
+        // Choices without logits have to be those that all logits gave.
         perform(subject, "subject", &script, &script.subject_choices)?;
     }
     Ok(script)

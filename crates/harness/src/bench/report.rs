@@ -6,7 +6,7 @@ use super::bandwidth::Bandwidth;
 use super::duel::{Agreement, Series};
 use super::statistics::{Interval, median};
 use super::taps::TapCosts;
-use super::work::Work;
+use super::work::{BytesPerToken, Work};
 use super::workload::Workload;
 use crate::engines::EngineManifest;
 use crate::engines::reference::protocol::Build;
@@ -65,6 +65,8 @@ pub struct BenchManifest {
     pub micro_batch: usize,
     /// Most tokens per graph of the reference.
     pub reference_micro_batch: usize,
+    /// Bytes that the subject's copies of weights were allowed to take.
+    pub copy_memory: usize,
     /// The command that repeats the run.
     pub reproduce: String,
 }
@@ -134,11 +136,14 @@ pub struct DecodeReport {
     /// The speeds.
     #[serde(flatten)]
     pub speed: Speed,
-    /// Bytes that a token reads at least: all weights, and the keys and values before it.
+    /// Bytes that the subject reads at least for a token: all weights, or copies of them, and the keys and values before
+    /// it.
     pub bytes_per_token: f64,
+    /// Likewise the reference, which has no copies.
+    pub reference_bytes_per_token: f64,
     /// 10⁹ bytes per second that the subject reads by that count.
     pub subject_gbps: f64,
-    /// Likewise of the reference.
+    /// Likewise the reference.
     pub reference_gbps: f64,
     /// The subject's share of the measured read bandwidth. Above 1 where weights stay in a cache.
     pub bandwidth_fraction: f64,
@@ -147,11 +152,10 @@ pub struct DecodeReport {
 /// Single tokens of which only the greedy choice is wanted.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct GreedyReport {
-    /// The speeds. Bytes per token are those that the subject reads; the reference's rate is by the same count and so
-    /// too low.
+    /// The speeds.
     #[serde(flatten)]
     pub decode: DecodeReport,
-    /// Bytes of memory that the subject keeps for it.
+    /// Bytes of memory that the subject's copies of weights take.
     pub memory_bytes: usize,
 }
 
@@ -199,14 +203,16 @@ impl Line {
         match series.workload {
             Workload::Prefill { tokens } => Self::Prefill(PrefillReport { tokens, speed }),
             Workload::Decode { depth, steps } | Workload::Greedy { depth, steps } => {
-                let bytes_per_token = work.bytes_per_token.unwrap_or(f64::NAN);
-                let rate = |tps: f64| tps * bytes_per_token / 1e9;
-                let (subject_gbps, reference_gbps) = (rate(speed.subject_tps), rate(speed.reference_tps));
+                let unknown = BytesPerToken { subject: f64::NAN, reference: f64::NAN };
+                let bytes = work.bytes_per_token.unwrap_or(unknown);
+                let subject_gbps = speed.subject_tps * bytes.subject / 1e9;
+                let reference_gbps = speed.reference_tps * bytes.reference / 1e9;
                 let line = DecodeReport {
                     depth,
                     steps,
                     speed,
-                    bytes_per_token,
+                    bytes_per_token: bytes.subject,
+                    reference_bytes_per_token: bytes.reference,
                     subject_gbps,
                     reference_gbps,
                     bandwidth_fraction: subject_gbps / bandwidth.gbps,
@@ -288,9 +294,10 @@ mod tests {
     fn bandwidth_is_bytes_per_token_times_tokens_per_second() {
         let series =
             Series { workload: Workload::Decode { depth: 4, steps: 10 }, pairs: vec![(1.0, 2.0); 3] };
-        let work = Work { multiply_adds: 1e9, bytes_per_token: Some(0.5e9) };
+        let bytes = BytesPerToken { subject: 0.5e9, reference: 0.6e9 };
+        let work = Work { multiply_adds: 1e9, bytes_per_token: Some(bytes) };
         let Line::Decode(line) = Line::of(&series, &work, &BANDWIDTH) else { panic!("a decode") };
-        assert_eq!((line.subject_gbps, line.reference_gbps, line.bandwidth_fraction), (5.0, 2.5, 0.25));
+        assert_eq!((line.subject_gbps, line.reference_gbps, line.bandwidth_fraction), (5.0, 3.0, 0.25));
         let Lines { prefill, decode, .. } = Lines::of(&[series], |_| work, &BANDWIDTH);
         assert_eq!((prefill.len(), decode), (0, vec![line]));
     }

@@ -70,7 +70,6 @@ impl Plan {
         progress: &mut dyn FnMut(Workload),
     ) -> Result<(Scaling, Agreement, usize), DuelError> {
         let model = arena.model;
-        let work = |workload| Work::of(model, workload);
         let mut scaling = Scaling { pairs: self.pairs, skipped: self.skipped.clone(), ..Scaling::default() };
         let mut agreement = Agreement::default();
         let mut micro_batch = setup.reference_micro_batch;
@@ -80,6 +79,7 @@ impl Plan {
             let outcome = arena.hold(setup, &workloads, self.pairs, progress)?;
             agreement.absorb(outcome.agreement);
             micro_batch = micro_batch.min(outcome.reference_micro_batch);
+            let work = |workload| Work::of(model, workload, &outcome.copies);
             let Lines { prefill, decode, .. } = Lines::of(&outcome.series, work, bandwidth);
             let rows = prefill.into_iter().zip(decode);
             scaling.threads.extend(rows.map(|(prefill, decode)| ThreadsRow { threads, prefill, decode }));
@@ -90,6 +90,7 @@ impl Plan {
             let outcome = arena.hold(setup, &workloads, self.pairs, progress)?;
             agreement.absorb(outcome.agreement);
             micro_batch = micro_batch.min(outcome.reference_micro_batch);
+            let work = |workload| Work::of(model, workload, &outcome.copies);
             let lines = Lines::of(&outcome.series, work, bandwidth);
             (scaling.prompt, scaling.depth) = (lines.prefill, lines.decode);
         }

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use engine::gguf::TensorType;
 use engine::graph::{Extents, Op};
-use engine::model::{Model, WeightId};
+use engine::model::Model;
+use engine::session::WeightCopies;
 
 use super::workload::Workload;
 
@@ -14,29 +14,38 @@ use super::workload::Workload;
 pub struct Work {
     /// Multiply-adds of all matrix products, attention included; what the causal mask hides is not counted.
     pub multiply_adds: f64,
-    /// Bytes that decoding one token reads at least: every weight once, and the keys and values of the tokens
-    /// before it, averaged over the steps; for a greedy choice, the int8 copy of an f16 head in place of the head.
-    /// `None` for a prefill, where the weights are read once for many tokens.
-    pub bytes_per_token: Option<f64>,
+    /// Bytes that decoding one token reads at least; `None` for a prefill, where the weights are read once for many
+    /// tokens.
+    pub bytes_per_token: Option<BytesPerToken>,
+}
+
+/// Bytes that decoding one token reads at least: every weight once, and the keys and values of the tokens before it,
+/// averaged over the steps.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BytesPerToken {
+    /// Of the subject, which may have copies of weights to read in their place.
+    pub subject: f64,
+    /// Of the reference.
+    pub reference: f64,
 }
 
 impl Work {
-    /// Counts the timed part of `workload`.
-    pub fn of(model: &Model, workload: Workload) -> Self {
+    /// Counts the timed part of `workload`, the subject having `copies` of weights.
+    pub fn of(model: &Model, workload: Workload, copies: &WeightCopies) -> Self {
+        let positions = workload.prompt()..workload.cells();
+        let decode = |spared: usize| {
+            let reference = weight_bytes(model) as f64 + cache_bytes(model, positions.clone());
+            Self {
+                multiply_adds: multiply_adds(model, positions.clone(), workload.steps()),
+                bytes_per_token: Some(BytesPerToken { subject: reference - spared as f64, reference }),
+            }
+        };
         match workload {
             Workload::Prefill { tokens } => {
                 Self { multiply_adds: multiply_adds(model, 0..tokens, 1), bytes_per_token: None }
             }
-            Workload::Decode { depth, steps } => {
-                let positions = depth..depth.saturating_add(steps);
-                let bytes = weight_bytes(model) as f64 + cache_bytes(model, positions.clone());
-                Self { multiply_adds: multiply_adds(model, positions, steps), bytes_per_token: Some(bytes) }
-            }
-            Workload::Greedy { depth, steps } => {
-                let all = Self::of(model, Workload::Decode { depth, steps });
-                let spared = head_bytes(model) - screen_bytes(model);
-                Self { bytes_per_token: all.bytes_per_token.map(|bytes| bytes - spared), ..all }
-            }
+            Workload::Decode { .. } => decode(copies.spared),
+            Workload::Greedy { .. } => decode(copies.spared + copies.spared_by_choice),
         }
     }
 }
@@ -82,22 +91,6 @@ fn weight_bytes(model: &Model) -> u64 {
     read.into_iter().map(|id| model.weight_bytes(id).len() as u64).sum()
 }
 
-/// The weight of the product that makes the logits, if it is f16: such a head has an int8 copy.
-fn f16_head(model: &Model) -> Option<WeightId> {
-    let Op::MatMul { weight } = model.graph().nodes.last()?.op else { return None };
-    (model.weight_info(weight).tensor_type() == TensorType::F16).then_some(weight)
-}
-
-fn head_bytes(model: &Model) -> f64 {
-    f16_head(model).map_or(0.0, |weight| model.weight_bytes(weight).len() as f64)
-}
-
-/// Bytes of the copy: a byte per weight, and three f32 per row.
-fn screen_bytes(model: &Model) -> f64 {
-    let rows = model.hyper().vocabulary * 3 * size_of::<f32>();
-    f16_head(model).map_or(0.0, |weight| model.weight_bytes(weight).len() as f64 / 2.0 + rows as f64)
-}
-
 /// Bytes of keys and values, two each, that the tokens at `positions` read on average.
 fn cache_bytes(model: &Model, positions: Range<usize>) -> f64 {
     let hyper = model.hyper();
@@ -107,15 +100,24 @@ fn cache_bytes(model: &Model, positions: Range<usize>) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use engine::session::{Session, SessionSettings};
+
     use super::*;
     use crate::generate::{ModelSpec, Preset, write_model};
 
+    /// The work without copies.
+    fn of(model: &Model, workload: Workload) -> Work {
+        Work::of(model, workload, &WeightCopies::default())
+    }
+
     /// The tiny preset: 2 layers, width 256, 4/2 heads of 64, ffn 640, vocabulary 512, F16 head.
-    fn with_tiny(check: impl FnOnce(&Model)) {
+    fn with_tiny(check: impl FnOnce(&Arc<Model>)) {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("tiny.gguf");
         write_model(&ModelSpec::preset(Preset::Tiny), &path).expect("written");
-        check(&Model::open(&path).expect("opens"));
+        check(&Arc::new(Model::open(&path).expect("opens")));
     }
 
     /// Weights of one layer: q and o 256², k and v 256·128, three of 256·640.
@@ -127,9 +129,9 @@ mod tests {
         with_tiny(|model| {
             // The first token looks at itself only: 256 products for the scores and 256 for the values.
             let expected = 2.0 * (LAYER + 2.0 * 256.0) + HEAD;
-            let work = Work::of(model, Workload::Decode { depth: 0, steps: 1 });
+            let work = of(model, Workload::Decode { depth: 0, steps: 1 });
             assert_eq!(work.multiply_adds, expected);
-            assert_eq!(Work::of(model, Workload::Prefill { tokens: 1 }).multiply_adds, expected);
+            assert_eq!(of(model, Workload::Prefill { tokens: 1 }).multiply_adds, expected);
         });
     }
 
@@ -140,7 +142,7 @@ mod tests {
             let ffn = (3 * 256 * 640) as f64;
             let attention = 2.0 * 2.0 * 256.0 * (1 + 2 + 3) as f64;
             let expected = 2.0 * 3.0 * LAYER - 2.0 * ffn + attention + HEAD;
-            assert_eq!(Work::of(model, Workload::Prefill { tokens: 3 }).multiply_adds, expected);
+            assert_eq!(of(model, Workload::Prefill { tokens: 3 }).multiply_adds, expected);
         });
     }
 
@@ -152,7 +154,9 @@ mod tests {
             // attn_norm, attn_sub_norm, ffn_norm of 256, ffn_sub_norm of 640, per layer; output_norm.
             let norms = 4.0 * (2.0 * (3.0 * 256.0 + 640.0) + 256.0);
             let bytes = |depth, steps| {
-                Work::of(model, Workload::Decode { depth, steps }).bytes_per_token.expect("a decode")
+                let bytes = of(model, Workload::Decode { depth, steps }).bytes_per_token.expect("a decode");
+                assert_eq!(bytes.subject, bytes.reference, "no copies");
+                bytes.reference
             };
             let cell = (2 * 2 * 2 * 128) as f64;
             assert_eq!(bytes(10, 1), ternary + norms + 2.0 * HEAD + 11.0 * cell);
@@ -160,15 +164,22 @@ mod tests {
         });
     }
 
+    /// The session says what its copies spare; here it is counted anew.
     #[test]
-    fn a_greedy_token_reads_the_copy_in_place_of_the_head() {
+    fn a_token_reads_copies_in_place_of_weights() {
         with_tiny(|model| {
-            let of = |workload| Work::of(model, workload);
-            let all = of(Workload::Decode { depth: 10, steps: 3 });
-            let greedy = of(Workload::Greedy { depth: 10, steps: 3 });
-            assert_eq!(greedy.multiply_adds, all.multiply_adds);
-            let spared = all.bytes_per_token.zip(greedy.bytes_per_token).map(|(all, greedy)| all - greedy);
-            assert_eq!(spared, Some(HEAD - 512.0 * 12.0));
+            let settings = SessionSettings { context: 32, micro_batch: 8, threads: 1, kernel: None };
+            let mut session = Session::new(Arc::clone(model), settings).expect("a session");
+            let copies = session.repack(usize::MAX);
+            let bytes = |workload| Work::of(model, workload, &copies).bytes_per_token.expect("single tokens");
+            let decode = bytes(Workload::Decode { depth: 10, steps: 3 });
+            let greedy = bytes(Workload::Greedy { depth: 10, steps: 3 });
+            assert_eq!(greedy.reference, decode.reference);
+            assert_eq!(decode.subject - greedy.subject, HEAD - 512.0 * 12.0);
+            // Rows of 256 and of 640 codes take one and two blocks of 64 bytes: the first are no smaller as copies.
+            let spared =
+                if is_x86_feature_detected!("avx512vbmi") { 2.0 * 256.0 * (160.0 - 128.0) } else { 0.0 };
+            assert_eq!(decode.reference - decode.subject, spared);
         });
     }
 

@@ -81,6 +81,11 @@ pub struct BenchArgs {
     #[arg(long = "reference-ubatch-size", value_name = "N", default_value_t = 512, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1 << 14))]
     pub reference_micro_batch: usize,
 
+    /// Memory that the subject's copies of weights may take, which it decodes single tokens faster with; 0: no copies
+    /// [default: as much as the model's file has]
+    #[arg(long, value_name = "MIB", value_parser = RangedU64ValueParser::<usize>::new().range(0..=1 << 24))]
+    pub copy_memory: Option<usize>,
+
     /// Instruction set of the subject's kernels: auto, scalar, avx2, … [default: auto, or BITNET_KERNEL]
     #[arg(long, value_name = "NAME", value_parser = parse_kernel)]
     pub kernel: Option<KernelChoice>,
@@ -135,12 +140,15 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
 
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = args.threads(model.hyper(), cpus);
+    let file_size =
+        std::fs::metadata(path).ok().and_then(|file| usize::try_from(file.len()).ok()).unwrap_or(0);
     let setup = Setup {
         threads,
         context: context_of(&workloads),
         micro_batch: args.micro_batch,
         reference_micro_batch: args.reference_micro_batch,
         kernel,
+        copy_memory: args.copy_memory.map_or(file_size, |mebibytes| mebibytes << 20),
     };
     let bandwidth = Bandwidth::measure(threads).map_err(Failure::internal)?;
     let options = ReferenceOptions {
@@ -164,8 +172,8 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
     let taps = args.taps.then(|| tap_costs(&mut arena, &setup, args)).transpose().map_err(failure)?;
 
     let Lines { prefill, decode, greedy } =
-        Lines::of(&outcome.series, |workload| Work::of(&model, workload), &bandwidth);
-    let memory_bytes = outcome.memory_of_choices;
+        Lines::of(&outcome.series, |workload| Work::of(&model, workload, &outcome.copies), &bandwidth);
+    let memory_bytes = outcome.copies.bytes;
     let tokens_agree = outcome.agreement.holds();
     let exit = if tokens_agree || !must_agree { ExitCode::Parity } else { ExitCode::Divergence };
     let mut report = BenchReport {
@@ -191,6 +199,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
             cpu: Cpu::detect(),
             micro_batch: args.micro_batch,
             reference_micro_batch: outcome.reference_micro_batch,
+            copy_memory: setup.copy_memory,
             reproduce: args.reproduce(path, &setup),
         },
     };
@@ -293,6 +302,9 @@ impl BenchArgs {
         );
         if let Some(kernel) = setup.kernel {
             command += &format!(" --kernel {kernel}");
+        }
+        if let Some(mebibytes) = self.copy_memory {
+            command += &format!(" --copy-memory {mebibytes}");
         }
         if self.scaling {
             command += " --scaling";

@@ -109,10 +109,12 @@ fn speeds(out: &mut String, report: &BenchReport) {
     let rows = prompts.chain([decode_row(decode)]).chain(report.greedy.as_ref().map(greedy_row)).collect();
     table(out, title.to_owned(), "workload", rows);
     let text = format!(
-        "a decoded token reads {:.1} MB: subject {:.1} GB/s, {:.0} % of the measured bandwidth; reference {:.1} GB/s",
+        "a decoded token reads {:.1} MB: subject {:.1} GB/s, {:.0} % of the measured bandwidth; the reference {:.1} MB, \
+         {:.1} GB/s",
         decode.bytes_per_token / 1e6,
         decode.subject_gbps,
         decode.bandwidth_fraction * 100.0,
+        decode.reference_bytes_per_token / 1e6,
         decode.reference_gbps
     );
     line(out, "");
@@ -120,11 +122,12 @@ fn speeds(out: &mut String, report: &BenchReport) {
     if let Some(GreedyReport { decode, memory_bytes }) = &report.greedy {
         let text = format!(
             "a greedy token reads {:.1} MB and is the one that all logits give; subject {:.1} GB/s, {:.0} % of the \
-             measured bandwidth; the copy of the head takes {:.1} MB of memory",
+             measured bandwidth; copies of weights take {:.1} MB of memory, of {:.1} MB that they may",
             decode.bytes_per_token / 1e6,
             decode.subject_gbps,
             decode.bandwidth_fraction * 100.0,
-            *memory_bytes as f64 / 1e6
+            *memory_bytes as f64 / 1e6,
+            report.manifest.copy_memory as f64 / 1e6
         );
         wrapped(out, "", &text);
     }

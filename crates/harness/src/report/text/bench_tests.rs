@@ -5,7 +5,7 @@ use crate::bench::bandwidth::Bandwidth;
 use crate::bench::duel::{Agreement, Series};
 use crate::bench::report::{BenchFormat, Lines, ThreadsRow};
 use crate::bench::taps::CheckCost;
-use crate::bench::work::Work;
+use crate::bench::work::{BytesPerToken, Work};
 use crate::case::ModeSelection;
 use crate::engines::EngineManifest;
 use crate::engines::reference::protocol::Build;
@@ -50,7 +50,7 @@ fn fixture() -> BenchReport {
     ];
     let work = |workload: Workload| Work {
         multiply_adds: 2e9,
-        bytes_per_token: (workload.steps() > 0).then_some(0.5e9),
+        bytes_per_token: (workload.steps() > 0).then_some(BytesPerToken { subject: 0.5e9, reference: 0.6e9 }),
     };
     let Lines { prefill, decode, greedy } = Lines::of(&series, work, &bandwidth);
     let row = ThreadsRow { threads: 1, prefill: prefill[0].clone(), decode: decode[0].clone() };
@@ -98,6 +98,7 @@ fn fixture() -> BenchReport {
             cpu: Cpu { model: "a CPU".to_owned(), features: vec!["avx2"] },
             micro_batch: 128,
             reference_micro_batch: 512,
+            copy_memory: 300_000_000,
             reproduce: "parity-check bench -m m.gguf".to_owned(),
         },
     }
@@ -114,7 +115,8 @@ fn the_text_has_every_figure_and_fits_its_width() {
     };
     has(&["pp 128", "3.00", "3.00 to 3.00", "128.00", "42.67", "2.0", "0.7"]);
     has(&["tg 16 @ 64", "2.00", "16.00", "8.00", "1.0"]);
-    has(&["500.0 MB", "8.0 GB/s", "40 %", "4.0 GB/s"]);
+    has(&["500.0 MB", "8.0 GB/s", "40 %", "600.0 MB"]);
+    has(&["4.8 GB/s"]);
     has(&["greedy 16 @ 64", "4.00", "32.00", "8.00"]);
     has(&["16.0 GB/s", "80 %"]);
     has(&["250.0 MB of"]);
