@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use common::{PARITY_CHECK, folder, model, outcome, reference, run, tiny};
 use engine::model::Model;
+use harness::bench::bandwidth::Probe;
 use harness::bench::contestant::Setup;
 use harness::bench::{Arena, Workload};
 use serde_json::Value;
@@ -109,6 +110,7 @@ fn a_subject_with_other_tokens_is_found_and_not_timed() {
     let altered = Arc::new(altered);
 
     let mut reference = reference(&path);
+    let probe = Probe::new().expect("memory");
     let setup = Setup {
         threads: 1,
         context: 32,
@@ -119,7 +121,7 @@ fn a_subject_with_other_tokens_is_found_and_not_timed() {
     };
     let workloads = [Workload::Prefill { tokens: 9 }, Workload::Decode { depth: 4, steps: 3 }];
     for must_agree in [true, false] {
-        let mut arena = Arena { model: &altered, reference: &mut reference, must_agree };
+        let mut arena = Arena { model: &altered, reference: &mut reference, probe: &probe, must_agree };
         let outcome = arena.hold(setup, &workloads, 3, &mut |_| {}).expect("both run");
         assert_eq!(outcome.agreement.compared, 1 + 4);
         assert!(!outcome.agreement.holds());

@@ -1,5 +1,6 @@
 //! How fast memory can be read on this machine, now: the ceiling of decoding, which reads every weight per token.
 
+use std::fmt;
 use std::num::Wrapping;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
@@ -28,30 +29,49 @@ pub struct Bandwidth {
 }
 
 impl Bandwidth {
-    /// Lets `threads` threads (at least 1) sum up a buffer of 512 MiB as u64, each its own part.
-    ///
-    /// # Errors
-    /// There is no memory for the buffer.
-    pub fn measure(threads: usize) -> anyhow::Result<Self> {
-        Self::measure_over(threads, BYTES)
-    }
-
     /// The faster of two measurements.
     pub fn or_faster(self, other: Self) -> Self {
         if other.gbps > self.gbps { other } else { self }
     }
+}
 
-    fn measure_over(threads: usize, bytes: usize) -> anyhow::Result<Self> {
-        let threads = threads.max(1);
+/// A buffer to read from.
+pub struct Probe {
+    values: Vec<Wrapping<u64>>,
+}
+
+impl fmt::Debug for Probe {
+    /// Without the values, of which there are millions.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Probe").field("values", &self.values.len()).finish()
+    }
+}
+
+impl Probe {
+    /// A buffer of 512 MiB.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn new() -> anyhow::Result<Self> {
+        Self::of_size(BYTES)
+    }
+
+    fn of_size(bytes: usize) -> anyhow::Result<Self> {
         let length = (bytes / size_of::<u64>()).max(1);
         let mut values: Vec<Wrapping<u64>> = Vec::new();
         values.try_reserve_exact(length).context("no memory to measure the read bandwidth with")?;
         // Written, not only reserved: pages that were never written are all the same page of zeros.
         values.extend((0..length as u64).map(Wrapping));
-        let parts: Vec<&[Wrapping<u64>]> = values.chunks(length.div_ceil(threads)).collect();
-        let fastest = fastest_pass(&parts);
-        let gbps = (length * size_of::<u64>()) as f64 / fastest.as_secs_f64() / 1e9;
-        Ok(Self { threads: parts.len(), bytes: length * size_of::<u64>(), gbps })
+        Ok(Self { values })
+    }
+
+    /// Lets `threads` threads (at least 1) sum up the buffer as u64, each its own part.
+    pub fn measure(&self, threads: usize) -> Bandwidth {
+        let length = self.values.len();
+        let parts: Vec<&[Wrapping<u64>]> = self.values.chunks(length.div_ceil(threads.max(1))).collect();
+        let bytes = length * size_of::<u64>();
+        let gbps = bytes as f64 / fastest_pass(&parts).as_secs_f64() / 1e9;
+        Bandwidth { threads: parts.len(), bytes, gbps }
     }
 }
 
@@ -103,12 +123,12 @@ mod tests {
     #[test]
     fn a_bandwidth_is_positive_and_names_its_threads() {
         for threads in [1, 3] {
-            let found = Bandwidth::measure_over(threads, 1 << 20).expect("memory");
+            let found = Probe::of_size(1 << 20).expect("memory").measure(threads);
             assert_eq!((found.threads, found.bytes), (threads, 1 << 20));
             assert!(found.gbps.is_finite() && found.gbps > 0.0, "{found:?}");
         }
         let [slow, fast] = [1.0, 2.0].map(|gbps| Bandwidth { threads: 1, bytes: 8, gbps });
         assert_eq!((slow.or_faster(fast), fast.or_faster(slow)), (fast, fast));
-        assert_eq!(Bandwidth::measure_over(4, 8).expect("memory").threads, 1, "one value has one reader");
+        assert_eq!(Probe::of_size(8).expect("memory").measure(4).threads, 1, "one value has one reader");
     }
 }

@@ -7,6 +7,7 @@ use engine::model::Model;
 use engine::session::WeightCopies;
 use serde::Serialize;
 
+use super::bandwidth::Probe;
 use super::contestant::{Contestant, Setup, Step, SubjectContestant};
 use super::workload::{Workload, prompt_tokens};
 use crate::engines::{EngineFailure, EngineManifest, Reference, ReferenceFailure};
@@ -113,6 +114,9 @@ pub struct Series {
     pub workload: Workload,
     /// Seconds of the subject and of the reference, pair by pair.
     pub pairs: Vec<(f64, f64)>,
+    /// 10⁹ bytes per second that memory gave in each pair, around the subject's execution; none for a prompt, which is
+    /// not bound by it.
+    pub bandwidths: Vec<f64>,
 }
 
 /// What a duel found.
@@ -137,6 +141,8 @@ pub struct Arena<'a> {
     pub model: &'a Arc<Model>,
     /// The reference, with the same model loaded.
     pub reference: &'a mut Reference,
+    /// What memory gives is measured on.
+    pub probe: &'a Probe,
     /// Whether nothing is timed if the tokens do not agree.
     pub must_agree: bool,
 }
@@ -175,9 +181,10 @@ impl Arena<'_> {
             copies: subject.weight_copies(),
         };
         if outcome.agreement.holds() || !self.must_agree {
+            let probe = || self.probe.measure(setup.threads).gbps;
             for script in &scripts {
-                let timed = time(&mut subject, self.reference, script, pairs, progress)?;
-                outcome.series.push(Series { workload: script.workload, pairs: timed });
+                let series = time(&mut subject, self.reference, script, pairs, &probe, progress)?;
+                outcome.series.push(series);
             }
         }
         Ok(outcome)
@@ -257,28 +264,37 @@ fn rehearse(
     Ok(script)
 }
 
-/// Times `pairs` pairs, in seconds of the subject and of the reference.
+/// Times `pairs` pairs. `probe` measures what memory gives.
 fn time(
     subject: &mut dyn Contestant,
     reference: &mut dyn Contestant,
     script: &Script,
     pairs: usize,
+    probe: &dyn Fn() -> f64,
     progress: &mut dyn FnMut(Workload),
-) -> Result<Vec<(f64, f64)>, DuelError> {
-    let mut timed = Vec::with_capacity(pairs);
+) -> Result<Series, DuelError> {
+    let mut series = Series { workload: script.workload, pairs: Vec::new(), bandwidths: Vec::new() };
+    let bound_by_memory = script.workload.steps() > 0;
     for pair in 0..pairs {
-        let (ours, theirs);
-        if pair % 2 == 0 {
-            ours = perform(subject, "subject", script, &script.subject_choices)?;
-            theirs = perform(reference, "reference", script, &script.reference_choices)?;
+        let mut ours = |series: &mut Series| {
+            let before = bound_by_memory.then(probe);
+            let time = perform(subject, "subject", script, &script.subject_choices)?;
+            // What else runs on the host changes within seconds; what it leaves over at its best counts.
+            series.bandwidths.extend(before.map(|before| probe().max(before)));
+            Ok::<_, DuelError>(time)
+        };
+        let mut theirs = || perform(reference, "reference", script, &script.reference_choices);
+        let (ours, theirs) = if pair % 2 == 0 {
+            let ours = ours(&mut series)?;
+            (ours, theirs()?)
         } else {
-            theirs = perform(reference, "reference", script, &script.reference_choices)?;
-            ours = perform(subject, "subject", script, &script.subject_choices)?;
-        }
-        timed.push((ours.as_secs_f64(), theirs.as_secs_f64()));
+            let theirs = theirs()?;
+            (ours(&mut series)?, theirs)
+        };
+        series.pairs.push((ours.as_secs_f64(), theirs.as_secs_f64()));
         progress(script.workload);
     }
-    Ok(timed)
+    Ok(series)
 }
 
 /// One side goes through the script; the time of the calls that the workload times.

@@ -54,9 +54,10 @@ fn the_order_within_pairs_alternates_and_each_side_rests_when_it_is_done() {
     let (mut a, mut b, log) = fakes();
     let mut calls = 0;
     let workload = Workload::Prefill { tokens: 5 };
-    let pairs = time(&mut a, &mut b, &script(workload), 4, &mut |_| calls += 1).expect("timed");
+    let series = time(&mut a, &mut b, &script(workload), 4, &|| 7.0, &mut |_| calls += 1).expect("timed");
     assert_eq!(*log.borrow(), "A.B.B.A.A.B.B.A.");
-    assert_eq!(pairs, [(0.005, 0.005); 4]);
+    assert_eq!(series.pairs, [(0.005, 0.005); 4]);
+    assert!(series.bandwidths.is_empty(), "a prompt is not bound by memory");
     assert_eq!(calls, 4);
 }
 
@@ -64,8 +65,24 @@ fn the_order_within_pairs_alternates_and_each_side_rests_when_it_is_done() {
 fn only_the_single_tokens_of_a_decode_are_timed() {
     let (mut a, mut b, _) = fakes();
     let workload = Workload::Decode { depth: 100, steps: 3 };
-    let pairs = time(&mut a, &mut b, &script(workload), 1, &mut |_| {}).expect("timed");
-    assert_eq!(pairs, [(0.003, 0.003)]);
+    let series = time(&mut a, &mut b, &script(workload), 1, &|| 7.0, &mut |_| {}).expect("timed");
+    assert_eq!(series.pairs, [(0.003, 0.003)]);
+}
+
+/// Memory is measured before and behind every execution of the subject, and the faster measurement counts.
+#[test]
+fn what_memory_gives_is_measured_in_every_pair() {
+    let (mut a, mut b, log) = fakes();
+    let measured = std::cell::Cell::new(0.0);
+    let probe = || {
+        log.borrow_mut().push('p');
+        measured.set(measured.get() + 1.0);
+        if measured.get() > 2.0 { 10.0 - measured.get() } else { measured.get() }
+    };
+    let script = script(Workload::Greedy { depth: 2, steps: 1 });
+    let series = time(&mut a, &mut b, &script, 2, &probe, &mut |_| {}).expect("timed");
+    assert_eq!(*log.borrow(), "pA.pB.B.pA.p");
+    assert_eq!(series.bandwidths, [2.0, 7.0]);
 }
 
 #[test]
@@ -73,7 +90,7 @@ fn tokens_that_change_between_rehearsal_and_timing_end_the_series() {
     let (mut a, mut b, _) = fakes();
     let mut script = script(Workload::Decode { depth: 4, steps: 2 });
     script.reference_choices[1] = Some(77);
-    let error = time(&mut a, &mut b, &script, 1, &mut |_| {}).expect_err("another token");
+    let error = time(&mut a, &mut b, &script, 1, &|| 7.0, &mut |_| {}).expect_err("another token");
     assert!(matches!(error, DuelError::Unstable { side: "reference", .. }), "{error}");
 }
 

@@ -32,7 +32,7 @@ pub struct BenchReport {
     pub greedy: Option<GreedyReport>,
     /// Prompts.
     pub prefill: Vec<PrefillReport>,
-    /// What memory can give.
+    /// What memory gave at its best before and behind all pairs. Shares are of what it gave during theirs.
     pub bandwidth: Bandwidth,
     /// Threads of each side.
     pub threads: usize,
@@ -145,8 +145,12 @@ pub struct DecodeReport {
     pub subject_gbps: f64,
     /// Likewise the reference.
     pub reference_gbps: f64,
-    /// The subject's share of the measured read bandwidth. Above 1 where weights stay in a cache.
+    /// The subject's share of what memory gave, pair by pair, the median. Above 1 where weights stay in a cache.
     pub bandwidth_fraction: f64,
+    /// The same with its 95 % interval.
+    pub bandwidth_fraction_interval: Interval,
+    /// Likewise of the reference.
+    pub reference_bandwidth_fraction: Interval,
 }
 
 /// Single tokens of which only the greedy choice is wanted.
@@ -181,7 +185,7 @@ pub struct ThreadsRow {
     pub threads: usize,
     /// A prompt.
     pub prefill: PrefillReport,
-    /// Single tokens; the bandwidth fraction is of the bandwidth that was measured with all threads.
+    /// Single tokens.
     pub decode: DecodeReport,
 }
 
@@ -197,25 +201,37 @@ pub enum Line {
 }
 
 impl Line {
-    /// The line of a series whose workload does `work`, on a machine of this `bandwidth`.
-    pub fn of(series: &Series, work: &Work, bandwidth: &Bandwidth) -> Self {
+    /// The line of a series whose workload does `work`.
+    pub fn of(series: &Series, work: &Work) -> Self {
         let speed = Speed::of(series, work);
         match series.workload {
             Workload::Prefill { tokens } => Self::Prefill(PrefillReport { tokens, speed }),
             Workload::Decode { depth, steps } | Workload::Greedy { depth, steps } => {
                 let unknown = BytesPerToken { subject: f64::NAN, reference: f64::NAN };
                 let bytes = work.bytes_per_token.unwrap_or(unknown);
-                let subject_gbps = speed.subject_tps * bytes.subject / 1e9;
-                let reference_gbps = speed.reference_tps * bytes.reference / 1e9;
+                let gbps = |seconds: f64, bytes: f64| steps as f64 * bytes / 1e9 / seconds;
+                let pairs = || series.pairs.iter().zip(&series.bandwidths);
+                let fraction = Interval::of(
+                    &pairs()
+                        .map(|((ours, _), bandwidth)| gbps(*ours, bytes.subject) / bandwidth)
+                        .collect::<Vec<_>>(),
+                );
+                let theirs = Interval::of(
+                    &pairs()
+                        .map(|((_, theirs), bandwidth)| gbps(*theirs, bytes.reference) / bandwidth)
+                        .collect::<Vec<_>>(),
+                );
                 let line = DecodeReport {
                     depth,
                     steps,
-                    speed,
                     bytes_per_token: bytes.subject,
                     reference_bytes_per_token: bytes.reference,
-                    subject_gbps,
-                    reference_gbps,
-                    bandwidth_fraction: subject_gbps / bandwidth.gbps,
+                    subject_gbps: speed.subject_tps * bytes.subject / 1e9,
+                    reference_gbps: speed.reference_tps * bytes.reference / 1e9,
+                    bandwidth_fraction: fraction.median,
+                    bandwidth_fraction_interval: fraction,
+                    reference_bandwidth_fraction: theirs,
+                    speed,
                 };
                 match series.workload {
                     Workload::Greedy { .. } => Self::Greedy(line),
@@ -239,10 +255,10 @@ pub struct Lines {
 
 impl Lines {
     /// The lines of `series`; `work` counts what a workload does.
-    pub fn of(series: &[Series], work: impl Fn(Workload) -> Work, bandwidth: &Bandwidth) -> Self {
+    pub fn of(series: &[Series], work: impl Fn(Workload) -> Work) -> Self {
         let mut lines = Self::default();
         for series in series {
-            match Line::of(series, &work(series.workload), bandwidth) {
+            match Line::of(series, &work(series.workload)) {
                 Line::Prefill(line) => lines.prefill.push(line),
                 Line::Decode(line) => lines.decode.push(line),
                 Line::Greedy(line) => lines.greedy.push(line),
@@ -275,13 +291,11 @@ impl BenchFormat {
 mod tests {
     use super::*;
 
-    const BANDWIDTH: Bandwidth = Bandwidth { threads: 2, bytes: 1 << 29, gbps: 20.0 };
-
     #[test]
     fn a_ratio_is_taken_within_a_pair_and_speeds_are_of_median_times() {
         // The machine was ten times slower during the last pair: the ratio does not care.
         let pairs = vec![(1.0, 2.0), (1.0, 2.0), (10.0, 20.0)];
-        let series = Series { workload: Workload::Prefill { tokens: 8 }, pairs };
+        let series = Series { workload: Workload::Prefill { tokens: 8 }, pairs, bandwidths: Vec::new() };
         let work = Work { multiply_adds: 4e9, bytes_per_token: None };
         let speed = Speed::of(&series, &work);
         assert_eq!(speed.ratio, Interval { median: 2.0, lo: 2.0, hi: 2.0 });
@@ -292,13 +306,17 @@ mod tests {
 
     #[test]
     fn bandwidth_is_bytes_per_token_times_tokens_per_second() {
-        let series =
-            Series { workload: Workload::Decode { depth: 4, steps: 10 }, pairs: vec![(1.0, 2.0); 3] };
+        let workload = Workload::Decode { depth: 4, steps: 10 };
+        // In the last pair memory gave half, and both took twice as long: the share does not care.
+        let pairs = vec![(1.0, 2.0), (1.0, 2.0), (2.0, 4.0)];
+        let series = Series { workload, pairs, bandwidths: vec![20.0, 20.0, 10.0] };
         let bytes = BytesPerToken { subject: 0.5e9, reference: 0.6e9 };
         let work = Work { multiply_adds: 1e9, bytes_per_token: Some(bytes) };
-        let Line::Decode(line) = Line::of(&series, &work, &BANDWIDTH) else { panic!("a decode") };
+        let Line::Decode(line) = Line::of(&series, &work) else { panic!("a decode") };
         assert_eq!((line.subject_gbps, line.reference_gbps, line.bandwidth_fraction), (5.0, 3.0, 0.25));
-        let Lines { prefill, decode, .. } = Lines::of(&[series], |_| work, &BANDWIDTH);
+        assert_eq!(line.bandwidth_fraction_interval, Interval { median: 0.25, lo: 0.25, hi: 0.25 });
+        assert_eq!(line.reference_bandwidth_fraction, Interval { median: 0.15, lo: 0.15, hi: 0.15 });
+        let Lines { prefill, decode, .. } = Lines::of(&[series], |_| work);
         assert_eq!((prefill.len(), decode), (0, vec![line]));
     }
 }

@@ -1,6 +1,5 @@
 //! How the speeds change with one quantity at a time: threads, prompt length, depth.
 
-use super::bandwidth::Bandwidth;
 use super::contestant::Setup;
 use super::duel::{Agreement, Arena, DuelError};
 use super::report::{Lines, Scaling, ThreadsRow};
@@ -66,7 +65,6 @@ impl Plan {
         &self,
         arena: &mut Arena<'_>,
         setup: &Setup,
-        bandwidth: &Bandwidth,
         progress: &mut dyn FnMut(Workload),
     ) -> Result<(Scaling, Agreement, usize), DuelError> {
         let model = arena.model;
@@ -80,7 +78,7 @@ impl Plan {
             agreement.absorb(outcome.agreement);
             micro_batch = micro_batch.min(outcome.reference_micro_batch);
             let work = |workload| Work::of(model, workload, &outcome.copies);
-            let Lines { prefill, decode, .. } = Lines::of(&outcome.series, work, bandwidth);
+            let Lines { prefill, decode, .. } = Lines::of(&outcome.series, work);
             let rows = prefill.into_iter().zip(decode);
             scaling.threads.extend(rows.map(|(prefill, decode)| ThreadsRow { threads, prefill, decode }));
         }
@@ -91,7 +89,7 @@ impl Plan {
             agreement.absorb(outcome.agreement);
             micro_batch = micro_batch.min(outcome.reference_micro_batch);
             let work = |workload| Work::of(model, workload, &outcome.copies);
-            let lines = Lines::of(&outcome.series, work, bandwidth);
+            let lines = Lines::of(&outcome.series, work);
             (scaling.prompt, scaling.depth) = (lines.prefill, lines.decode);
         }
         Ok((scaling, agreement, micro_batch))

@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::arguments::{self, KernelChoice, MAX_DEFAULT_THREADS, parse_kernel};
 use super::model_hash::ModelHash;
-use crate::bench::bandwidth::Bandwidth;
+use crate::bench::bandwidth::Probe;
 use crate::bench::contestant::Setup;
 use crate::bench::duel::DuelError;
 use crate::bench::report::{BenchFormat, BenchManifest, GreedyReport, Lines, Scaling};
@@ -150,7 +150,8 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
         kernel,
         copy_memory: args.copy_memory.map_or(file_size, |mebibytes| mebibytes << 20),
     };
-    let bandwidth = Bandwidth::measure(threads).map_err(Failure::internal)?;
+    let probe = Probe::new().map_err(Failure::internal)?;
+    let bandwidth = probe.measure(threads);
     let options = ReferenceOptions {
         executable: arguments::this_executable()?,
         library: None,
@@ -163,16 +164,15 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
 
     let plan = args.scaling.then(|| args.plan(threads, hyper));
     let must_agree = args.against == Build::Canonical;
-    let mut arena = Arena { model: &model, reference: &mut reference, must_agree };
-    let (outcome, scaling) =
-        measure(&mut arena, &setup, &workloads, args.pairs, plan, &bandwidth).map_err(failure)?;
+    let mut arena = Arena { model: &model, reference: &mut reference, probe: &probe, must_agree };
+    let (outcome, scaling) = measure(&mut arena, &setup, &workloads, args.pairs, plan).map_err(failure)?;
 
     // Once more: what others do to the memory meanwhile only makes it slower.
-    let bandwidth = bandwidth.or_faster(Bandwidth::measure(threads).map_err(Failure::internal)?);
+    let bandwidth = bandwidth.or_faster(probe.measure(threads));
     let taps = args.taps.then(|| tap_costs(&mut arena, &setup, args)).transpose().map_err(failure)?;
 
     let Lines { prefill, decode, greedy } =
-        Lines::of(&outcome.series, |workload| Work::of(&model, workload, &outcome.copies), &bandwidth);
+        Lines::of(&outcome.series, |workload| Work::of(&model, workload, &outcome.copies));
     let memory_bytes = outcome.copies.bytes;
     let tokens_agree = outcome.agreement.holds();
     let exit = if tokens_agree || !must_agree { ExitCode::Parity } else { ExitCode::Divergence };
@@ -216,7 +216,6 @@ fn measure(
     workloads: &[Workload],
     pairs: usize,
     plan: Option<Plan>,
-    bandwidth: &Bandwidth,
 ) -> Result<(Outcome, Option<Scaling>), DuelError> {
     let bar = progress_bar(workloads.len() * (1 + pairs) + plan.as_ref().map_or(0, Plan::executions));
     let mut progress = |workload: Workload| {
@@ -226,7 +225,7 @@ fn measure(
     let mut outcome = arena.hold(*setup, workloads, pairs, &mut progress)?;
     let mut scaling = None;
     if let Some(plan) = plan.filter(|_| !outcome.series.is_empty()) {
-        let (measured, agreement, micro_batch) = plan.measure(arena, setup, bandwidth, &mut progress)?;
+        let (measured, agreement, micro_batch) = plan.measure(arena, setup, &mut progress)?;
         outcome.agreement.absorb(agreement);
         outcome.reference_micro_batch = outcome.reference_micro_batch.min(micro_batch);
         scaling = Some(measured);
@@ -352,6 +351,13 @@ fn warnings(report: &BenchReport, args: &BenchArgs, cpus: usize) -> Vec<String> 
                     .to_owned()
             }
         });
+    }
+    if report.against == Build::Upstream && report.taps.is_some() {
+        warnings.push(
+            "the check compares two builds that round differently, and looks into every difference: use the canonical \
+             build for what a check costs"
+                .to_owned(),
+        );
     }
     if let Some(decode) = report.decode.as_ref().filter(|decode| decode.bytes_per_token < CACHE_SIZED) {
         warnings.push(format!(

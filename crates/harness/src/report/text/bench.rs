@@ -108,29 +108,36 @@ fn speeds(out: &mut String, report: &BenchReport) {
     let prompts = report.prefill.iter().map(prefill_row);
     let rows = prompts.chain([decode_row(decode)]).chain(report.greedy.as_ref().map(greedy_row)).collect();
     table(out, title.to_owned(), "workload", rows);
-    let text = format!(
-        "a decoded token reads {:.1} MB: subject {:.1} GB/s, {:.0} % of the measured bandwidth; the reference {:.1} MB, \
-         {:.1} GB/s",
-        decode.bytes_per_token / 1e6,
-        decode.subject_gbps,
-        decode.bandwidth_fraction * 100.0,
-        decode.reference_bytes_per_token / 1e6,
-        decode.reference_gbps
-    );
     line(out, "");
+    let text = format!(
+        "a decoded token reads {}; the reference {:.1} MB, {:.1} GB/s, {:.0} %",
+        reading(decode),
+        decode.reference_bytes_per_token / 1e6,
+        decode.reference_gbps,
+        decode.reference_bandwidth_fraction.median * 100.0
+    );
     wrapped(out, "", &text);
     if let Some(GreedyReport { decode, memory_bytes }) = &report.greedy {
         let text = format!(
-            "a greedy token reads {:.1} MB and is the one that all logits give; subject {:.1} GB/s, {:.0} % of the \
-             measured bandwidth; copies of weights take {:.1} MB of memory, of {:.1} MB that they may",
-            decode.bytes_per_token / 1e6,
-            decode.subject_gbps,
-            decode.bandwidth_fraction * 100.0,
+            "a greedy token is the one that all logits give and reads {}; copies of weights take {:.1} MB of memory, \
+             of {:.1} MB that they may",
+            reading(decode),
             *memory_bytes as f64 / 1e6,
             report.manifest.copy_memory as f64 / 1e6
         );
         wrapped(out, "", &text);
     }
+}
+
+/// What the subject reads for a token, how fast, and which share that is of what memory gave.
+fn reading(decode: &DecodeReport) -> String {
+    let Interval { median, lo, hi } = decode.bandwidth_fraction_interval;
+    let [median, lo, hi] = [median, lo, hi].map(|fraction| fraction * 100.0);
+    format!(
+        "{:.1} MB, {:.1} GB/s, {median:.0} % ({lo:.0} to {hi:.0}) of the bandwidth in the same pairs",
+        decode.bytes_per_token / 1e6,
+        decode.subject_gbps
+    )
 }
 
 fn scalings(out: &mut String, scaling: &Scaling) {

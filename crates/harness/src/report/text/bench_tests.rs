@@ -42,17 +42,21 @@ fn costs() -> TapCosts {
 
 fn fixture() -> BenchReport {
     let bandwidth = Bandwidth { threads: 2, bytes: 1 << 29, gbps: 20.0 };
-    let pairs = |ours, theirs| vec![(ours, theirs); 10];
+    let series = |workload, ours, theirs| Series {
+        workload,
+        pairs: vec![(ours, theirs); 10],
+        bandwidths: vec![16.0; 10],
+    };
     let series = [
-        Series { workload: Workload::Prefill { tokens: 128 }, pairs: pairs(1.0, 3.0) },
-        Series { workload: Workload::Decode { depth: 64, steps: 16 }, pairs: pairs(1.0, 2.0) },
-        Series { workload: Workload::Greedy { depth: 64, steps: 16 }, pairs: pairs(0.5, 2.0) },
+        series(Workload::Prefill { tokens: 128 }, 1.0, 3.0),
+        series(Workload::Decode { depth: 64, steps: 16 }, 1.0, 2.0),
+        series(Workload::Greedy { depth: 64, steps: 16 }, 0.5, 2.0),
     ];
     let work = |workload: Workload| Work {
         multiply_adds: 2e9,
         bytes_per_token: (workload.steps() > 0).then_some(BytesPerToken { subject: 0.5e9, reference: 0.6e9 }),
     };
-    let Lines { prefill, decode, greedy } = Lines::of(&series, work, &bandwidth);
+    let Lines { prefill, decode, greedy } = Lines::of(&series, work);
     let row = ThreadsRow { threads: 1, prefill: prefill[0].clone(), decode: decode[0].clone() };
     BenchReport {
         schema_version: 1,
@@ -115,10 +119,10 @@ fn the_text_has_every_figure_and_fits_its_width() {
     };
     has(&["pp 128", "3.00", "3.00 to 3.00", "128.00", "42.67", "2.0", "0.7"]);
     has(&["tg 16 @ 64", "2.00", "16.00", "8.00", "1.0"]);
-    has(&["500.0 MB", "8.0 GB/s", "40 %", "600.0 MB"]);
-    has(&["4.8 GB/s"]);
+    has(&["500.0 MB", "8.0 GB/s", "50 % (50 to 50)"]);
+    has(&["600.0 MB", "4.8 GB/s", "30 %"]);
     has(&["greedy 16 @ 64", "4.00", "32.00", "8.00"]);
-    has(&["16.0 GB/s", "80 %"]);
+    has(&["16.0 GB/s", "100 % (100 to 100)"]);
     has(&["250.0 MB of"]);
     has(&["greedy tokens: 18 of 18 agree"]);
     has(&["1: pp 128"]);
@@ -173,7 +177,7 @@ fn the_json_has_the_keys_of_the_contract() {
         assert_eq!(json["decode"]["ratio"][key], 2.0, "{key}");
         assert_eq!(json["prefill"][0]["ratio"][key], 3.0, "{key}");
     }
-    assert_eq!(json["decode"]["bandwidth_fraction"], 0.4);
+    assert_eq!(json["decode"]["bandwidth_fraction"], 0.5);
     assert_eq!(
         (&json["decode"]["subject_tps"], &json["decode"]["reference_tps"]),
         (&16.0.into(), &8.0.into())
