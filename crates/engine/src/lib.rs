@@ -24,6 +24,7 @@
 pub mod error;
 pub mod gguf;
 pub mod graph;
+pub mod huge_pages;
 pub mod kernels;
 pub mod kv_cache;
 #[expect(unsafe_code, reason = "mapping a file")]

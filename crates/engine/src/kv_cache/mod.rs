@@ -17,6 +17,7 @@ use std::ops::Range;
 
 use half::f16;
 
+use crate::huge_pages::HugePages;
 use crate::kernels::Kernels;
 use crate::ops::rope;
 
@@ -27,19 +28,16 @@ pub use rows::Rows;
 pub use sequences::Sequences;
 
 /// Keys and values of one layer.
-#[derive(Debug, Clone)]
-struct Layer {
-    // Stored as bits, because a `Vec` of zeroed integers costs no memory until it is touched.
-    keys: Vec<u16>,
-    values: Vec<u16>,
-    /// Whether an infinity or a NaN was stored since the cache was new.
-    holds_not_finite: bool,
+struct LayerMut<'a> {
+    keys: &'a mut [u16],
+    values: &'a mut [u16],
+    holds_not_finite: &'a mut bool,
 }
 
-impl Layer {
+impl LayerMut<'_> {
     /// Has to see everything that is stored.
     fn watch(&mut self, stored: &[u16]) {
-        self.holds_not_finite |= !are_finite(stored);
+        *self.holds_not_finite |= !are_finite(stored);
     }
 }
 
@@ -51,10 +49,13 @@ fn are_finite(values: &[u16]) -> bool {
 }
 
 /// The cache of a session.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct KvCache {
     cells: Cells,
-    layers: Vec<Layer>,
+    /// Keys and then values of each layer, `width` for each cell, as bits.
+    stored: HugePages<u16>,
+    /// For each layer, whether an infinity or a NaN was stored since the cache was new.
+    holds_not_finite: Vec<bool>,
     width: usize,
 }
 
@@ -62,12 +63,29 @@ impl KvCache {
     /// A cache of `size` cells, zeroed, for `layers` layers of keys and values of `width` each; `None`
     /// where it does not fit in memory.
     pub fn new(layers: usize, width: usize, size: usize) -> Option<Self> {
-        let elements = size.checked_mul(width)?;
-        // A zeroed vector that cannot be allocated ends the process; a reservation says so instead.
-        let all = elements.checked_mul(2)?.checked_mul(layers)?;
-        Vec::<u16>::new().try_reserve_exact(all).ok()?;
-        let layer = || Layer { keys: vec![0; elements], values: vec![0; elements], holds_not_finite: false };
-        Some(Self { cells: Cells::new(size), layers: (0..layers).map(|_| layer()).collect(), width })
+        let all = size.checked_mul(width)?.checked_mul(2)?.checked_mul(layers)?;
+        let stored = HugePages::zeroed(all)?;
+        Some(Self { cells: Cells::new(size), stored, holds_not_finite: vec![false; layers], width })
+    }
+
+    /// Keys, or values, of one layer.
+    fn elements(&self) -> usize {
+        self.cells.size() * self.width
+    }
+
+    fn layers_mut(&mut self) -> impl Iterator<Item = LayerMut<'_>> {
+        let elements = self.elements();
+        let stored = self.stored.chunks_exact_mut((2 * elements).max(1));
+        stored.zip(&mut self.holds_not_finite).map(move |(stored, holds_not_finite)| {
+            let (keys, values) = stored.split_at_mut(elements);
+            LayerMut { keys, values, holds_not_finite }
+        })
+    }
+
+    fn layer_mut(&mut self, layer: usize) -> LayerMut<'_> {
+        let elements = self.elements();
+        let (keys, values) = self.stored[2 * layer * elements..][..2 * elements].split_at_mut(elements);
+        LayerMut { keys, values, holds_not_finite: &mut self.holds_not_finite[layer] }
     }
 
     /// The allocation of the cells.
@@ -84,11 +102,8 @@ impl KvCache {
     /// left behind, as the reference does: free cells are attended to as well, behind the mask.
     pub fn clear(&mut self) {
         self.cells.clear();
-        for layer in &mut self.layers {
-            layer.keys.fill(0);
-            layer.values.fill(0);
-            layer.holds_not_finite = false;
-        }
+        self.stored.fill(0);
+        self.holds_not_finite.fill(false);
     }
 
     /// Rotates the keys of all cells by what their positions were changed by since they were stored, if
@@ -109,9 +124,10 @@ impl KvCache {
             known.entry(shift).or_insert_with(|| rotations(shift));
         }
         let (mut wide, mut rotated) = (vec![0.0; head_dim], vec![0.0; head_dim]);
-        for layer in &mut self.layers {
-            let touched = shifts.len() * self.width;
-            let rows = layer.keys[..touched].chunks_exact_mut(self.width.max(1));
+        let width = self.width;
+        for layer in self.layers_mut() {
+            let touched = shifts.len() * width;
+            let rows = layer.keys[..touched].chunks_exact_mut(width.max(1));
             for (row, shift) in rows.zip(&shifts) {
                 let rotations = &known[shift];
                 for head in row.chunks_exact_mut(head_dim) {
@@ -124,14 +140,14 @@ impl KvCache {
                 }
             }
             // A rotated value may be larger than the largest f16.
-            layer.holds_not_finite |= !are_finite(&layer.keys[..touched]);
+            *layer.holds_not_finite |= !are_finite(&layer.keys[..touched]);
         }
     }
 
     /// Closes the gaps between the cells in use, if that was asked for, in at most `most` moves.
     pub(crate) fn apply_moves(&mut self, most: usize) {
         let (moves, size, width) = (self.cells.take_moves(most), self.cells.size(), self.width);
-        for layer in &mut self.layers {
+        for layer in self.layers_mut() {
             for &Move { from, to } in &moves {
                 layer.keys.copy_within(from * width..(from + 1) * width, to * width);
             }
@@ -145,32 +161,33 @@ impl KvCache {
 
     /// The keys of a layer: `[width, cell]`.
     pub fn keys(&self, layer: usize) -> &[f16] {
-        bytemuck::cast_slice(&self.layers[layer].keys)
+        bytemuck::cast_slice(&self.stored[2 * layer * self.elements()..][..self.elements()])
     }
 
     /// The values of a layer, transposed: `[cell, width]`, every row as long as the cache.
     pub fn values(&self, layer: usize) -> &[f16] {
-        bytemuck::cast_slice(&self.layers[layer].values)
+        bytemuck::cast_slice(&self.stored[(2 * layer + 1) * self.elements()..][..self.elements()])
     }
 
     /// Whether all keys and values of a layer are finite numbers. May be `false` although what was not
     /// has been overwritten since.
     pub fn is_finite(&self, layer: usize) -> bool {
-        !self.layers[layer].holds_not_finite
+        !self.holds_not_finite[layer]
     }
 
     /// Stores keys, `[width, tokens]`, into consecutive cells.
     pub fn store_keys(&mut self, layer: usize, cells: Range<usize>, keys: &[f16]) {
         let keys: &[u16] = bytemuck::cast_slice(keys);
-        let stored = &mut self.layers[layer];
+        let places = cells.start * self.width..cells.end * self.width;
+        let mut stored = self.layer_mut(layer);
         stored.watch(keys);
-        stored.keys[cells.start * self.width..cells.end * self.width].copy_from_slice(keys);
+        stored.keys[places].copy_from_slice(keys);
     }
 
     /// Stores values, `[width, tokens]`, into consecutive cells.
     pub fn store_values(&mut self, layer: usize, cells: Range<usize>, values: &[f16]) {
         let (size, width) = (self.cells.size(), self.width);
-        let stored = &mut self.layers[layer];
+        let mut stored = self.layer_mut(layer);
         stored.watch(bytemuck::cast_slice(values));
         for (channel, row) in stored.values.chunks_exact_mut(size).enumerate() {
             for (cell, token) in row[cells.clone()].iter_mut().zip(values.chunks_exact(width)) {
@@ -202,12 +219,11 @@ impl KvCache {
     /// The reverse of [`gather_keys`](Self::gather_keys): overwrites a range of cells with a tap.
     pub(crate) fn scatter_keys(&mut self, layer: usize, head_dim: usize, cells: Range<usize>, tap: &[f16]) {
         let (tap, width): (&[u16], _) = (bytemuck::cast_slice(tap), self.width);
-        let stored = &mut self.layers[layer];
+        let mut stored = self.layer_mut(layer);
         stored.watch(tap);
-        let keys = &mut stored.keys;
         for (head, rows) in tap.chunks_exact(head_dim * cells.len()).enumerate() {
             for (cell, row) in cells.clone().zip(rows.chunks_exact(head_dim)) {
-                keys[cell * width + head * head_dim..][..head_dim].copy_from_slice(row);
+                stored.keys[cell * width + head * head_dim..][..head_dim].copy_from_slice(row);
             }
         }
     }
@@ -215,11 +231,10 @@ impl KvCache {
     /// The reverse of [`gather_values`](Self::gather_values): overwrites a range of cells with a tap.
     pub(crate) fn scatter_values(&mut self, layer: usize, cells: Range<usize>, tap: &[f16]) {
         let (tap, size): (&[u16], _) = (bytemuck::cast_slice(tap), self.cells.size());
-        let stored = &mut self.layers[layer];
+        let mut stored = self.layer_mut(layer);
         stored.watch(tap);
-        let values = &mut stored.values;
         for (channel, row) in tap.chunks_exact(cells.len()).enumerate() {
-            values[channel * size..][cells.clone()].copy_from_slice(row);
+            stored.values[channel * size..][cells.clone()].copy_from_slice(row);
         }
     }
 }

@@ -35,16 +35,20 @@ impl KvCache {
     /// The keys and values of some cells.
     pub fn rows(&self, cells: &[usize]) -> Rows {
         let (width, size) = (self.width, self.cells.size());
-        let layers = self.layers.iter().map(|layer| LayerRows {
-            keys: cells
-                .iter()
-                .flat_map(|cell| &layer.keys[cell * width..(cell + 1) * width])
-                .copied()
-                .collect(),
-            values: cells
-                .iter()
-                .flat_map(|cell| (0..width).map(move |channel| layer.values[channel * size + cell]))
-                .collect(),
+        let layers = (0..self.holds_not_finite.len()).map(|layer| {
+            let [keys, values]: [&[u16]; 2] =
+                [self.keys(layer), self.values(layer)].map(bytemuck::cast_slice);
+            LayerRows {
+                keys: cells
+                    .iter()
+                    .flat_map(|cell| &keys[cell * width..(cell + 1) * width])
+                    .copied()
+                    .collect(),
+                values: cells
+                    .iter()
+                    .flat_map(|cell| (0..width).map(move |channel| values[channel * size + cell]))
+                    .collect(),
+            }
         });
         Rows { cells: cells.len(), layers: layers.collect() }
     }

@@ -5,6 +5,7 @@
 //! other. Parallel ops split their output by rows or heads (see [`Threads`](crate::threads::Threads)).
 
 pub mod attention;
+pub mod choice;
 pub mod elementwise;
 pub mod matmul;
 pub mod repacked;

@@ -2,83 +2,95 @@
 //! that is decoded alone, for four fifths of the memory again.
 
 use std::collections::HashMap;
-
-use aligned_vec::{AVec, CACHELINE_ALIGN};
+use std::ops::Range;
 
 use super::matmul::Matrix;
+use crate::huge_pages::HugePages;
 use crate::model::WeightId;
 use crate::quant::base3;
-use crate::threads::Threads;
+use crate::threads::{Threads, take_front};
 
 /// The copies that a session keeps.
-#[derive(Debug, Default)]
-pub struct Repacked(HashMap<WeightId, Copy>);
+#[derive(Debug)]
+pub struct Repacked {
+    /// All of them, one behind the other.
+    memory: HugePages<u8>,
+    copies: HashMap<WeightId, Copy>,
+}
 
 #[derive(Debug)]
 struct Copy {
     width: usize,
-    /// On a cache line: vector registers are loaded from one line each.
-    packed: AVec<u8>,
     scale: f32,
+    /// Where it lies in the memory.
+    bytes: Range<usize>,
     /// Bytes that it has less than the original.
     spared: usize,
 }
 
 impl Repacked {
-    /// Copies of those of `matrices` that are I2_S, made by all threads, as far as `budget` bytes go. A matrix for which
-    /// there is no memory, whose copy would be no smaller, or that holds a code without meaning, has none.
+    /// Copies of those of `matrices` that are I2_S, made by all threads, as far as `budget` bytes go. A matrix whose copy
+    /// would be no smaller, or that holds a code without meaning, has none; `None` if there is no memory.
     pub fn new<'a>(
         threads: &Threads,
         matrices: impl Iterator<Item = (WeightId, Matrix<'a>)>,
         budget: usize,
-    ) -> Self {
-        let (mut copies, mut left) = (HashMap::new(), budget);
+    ) -> Option<Self> {
+        let (mut copies, mut originals, mut end) = (HashMap::new(), Vec::new(), 0);
         for (id, matrix) in matrices {
-            if !copies.contains_key(&id)
-                && let Some(copy) = Copy::new(threads, matrix, left)
+            if let Matrix::I2S { width, packed, scale } = matrix
+                && !copies.contains_key(&id)
+                && let Some(size) = size_of_copy(&matrix).filter(|&size| size <= budget - end)
             {
-                left -= copy.packed.len();
-                copies.insert(id, copy);
+                let bytes = end..end + size;
+                end = bytes.end;
+                originals.push((id, packed, width, size));
+                copies.insert(id, Copy { width, scale, bytes, spared: packed.len() - size });
             }
         }
-        Self(copies)
+        let mut memory = HugePages::zeroed(end)?;
+        let mut rest = &mut memory[..];
+        for (id, packed, width, size) in originals {
+            if !repack(threads, packed, width, take_front(&mut rest, size)) {
+                copies.remove(&id);
+            }
+        }
+        Some(Self { memory, copies })
     }
 
     /// The copy of a matrix.
     pub fn get(&self, id: WeightId) -> Option<Matrix<'_>> {
-        let Copy { width, packed, scale, .. } = self.0.get(&id)?;
-        Some(Matrix::Base3 { width: *width, packed, scale: *scale })
+        let Copy { width, scale, bytes, .. } = self.copies.get(&id)?;
+        Some(Matrix::Base3 { width: *width, packed: &self.memory[bytes.clone()], scale: *scale })
     }
 
     /// Bytes of memory.
     pub fn bytes(&self) -> usize {
-        self.0.values().map(|copy| copy.packed.len()).sum()
+        self.memory.len()
     }
 
     /// Bytes that the copies have less than the originals.
     pub fn spared(&self) -> usize {
-        self.0.values().map(|copy| copy.spared).sum()
+        self.copies.values().map(|copy| copy.spared).sum()
     }
 }
 
-impl Copy {
-    fn new(threads: &Threads, matrix: Matrix<'_>, budget: usize) -> Option<Self> {
-        let Matrix::I2S { width, packed: i2_s, scale } = matrix else { return None };
-        let (row, bytes) = (base3::row_bytes(width), width / 4);
-        let size = matrix.rows().checked_mul(row)?;
-        // A row is padded to whole blocks, which a short one loses by.
-        let spared = i2_s.len().checked_sub(size).filter(|&spared| spared > 0 && size <= budget)?;
-        let mut packed = AVec::new(CACHELINE_ALIGN);
-        packed.try_reserve_exact(size).ok()?;
-        packed.resize(size, 0);
-        let mut repacked = vec![false; matrix.rows()];
-        threads.split_with(&mut packed, row, &mut repacked, |range, packed, repacked| {
-            let mut codes = vec![0; width];
-            let rows = i2_s[range.start * bytes..range.end * bytes].chunks_exact(bytes);
-            for ((i2_s, packed), repacked) in rows.zip(packed.chunks_exact_mut(row)).zip(repacked) {
-                *repacked = base3::repack_row(i2_s, &mut codes, packed);
-            }
-        });
-        repacked.iter().all(|&repacked| repacked).then_some(Self { width, packed, scale, spared })
-    }
+/// Bytes of the copy of an I2_S matrix, if these are fewer: a row is padded to whole blocks, which a short one loses by.
+fn size_of_copy(matrix: &Matrix<'_>) -> Option<usize> {
+    let size = matrix.rows().checked_mul(base3::row_bytes(matrix.width()))?;
+    (size < matrix.rows() * matrix.width() / 4).then_some(size)
+}
+
+/// Repacks the rows of `width` codes of an I2_S matrix; `false` if one holds a code without meaning.
+fn repack(threads: &Threads, i2_s: &[u8], width: usize, packed: &mut [u8]) -> bool {
+    let (row, bytes) = (base3::row_bytes(width), width / 4);
+    let mut repacked = vec![false; packed.len() / row];
+    threads.split_with(packed, row, &mut repacked, |range, packed, repacked| {
+        let mut codes = vec![0; width];
+        let rows = i2_s[range.start * bytes..range.end * bytes].chunks_exact(bytes);
+        for ((i2_s, packed), repacked) in rows.zip(packed.chunks_exact_mut(row)).zip(repacked) {
+            *repacked = base3::repack_row(i2_s, &mut codes, packed);
+        }
+    });
+    repacked.into_iter().all(|repacked| repacked)
 }

@@ -22,6 +22,8 @@ use aligned_vec::{AVec, CACHELINE_ALIGN};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
+use super::choice::largest_logit;
+use crate::huge_pages::HugePages;
 use crate::kernels::{Kernels, Rows};
 use crate::threads::{Threads, take_front};
 
@@ -47,7 +49,7 @@ pub struct Screen {
     width: usize,
     /// `q + 128`, `width·rows` bytes. They begin on a cache line, as the planes of a [`Probe`] do: a vector register
     /// that is loaded from two lines takes two loads, which memory waits for.
-    codes: AVec<u8>,
+    codes: HugePages<u8>,
     rows: Vec<ScreenedRow>,
     /// What the product of each row is at most; room that is kept.
     highest: Vec<f64>,
@@ -72,9 +74,7 @@ impl Screen {
             return None;
         }
         let count = values.len() / width;
-        let mut codes = AVec::new(CACHELINE_ALIGN);
-        codes.try_reserve_exact(count * width).ok()?;
-        codes.resize(count * width, 0);
+        let mut codes = HugePages::zeroed(count * width)?;
         let mut rows = vec![ScreenedRow::default(); count];
         threads.split_with(&mut codes, width, &mut rows, |range, codes, rows| {
             let mut wide = vec![0.0; width];
@@ -124,20 +124,16 @@ impl Screen {
         if candidates.len() > (self.rows.len() / CANDIDATE_SHARE).max(1) {
             return None;
         }
-        let mut best: Option<(usize, f32)> = None;
-        for &row in &candidates {
-            let mut product = [0.0];
-            let weights = Rows::packed(&values[row * self.width..][..self.width], self.width);
-            kernels.f16_gemm(weights, Rows::packed(x, self.width), &mut product, 1);
-            let [product] = product;
-            if product.is_nan() {
-                return Some((None, candidates.len()));
+        let mut products = vec![0.0; candidates.len()];
+        threads.split(&mut products, 1, |range, products| {
+            for (&candidate, product) in candidates[range].iter().zip(products) {
+                let row = &values[candidate * self.width..][..self.width];
+                let (row, x) = (Rows::packed(row, self.width), Rows::packed(x, self.width));
+                kernels.f16_gemm(row, x, std::slice::from_mut(product), 1);
             }
-            if best.is_none_or(|(_, most)| product > most) {
-                best = Some((row, product));
-            }
-        }
-        Some((best.map(|(row, _)| row), candidates.len()))
+        });
+        let largest = largest_logit(&products).map(|index| candidates[index]);
+        Some((largest, candidates.len()))
     }
 
     /// The rows whose product may be the largest. `highest` is room for what each product is at most.
@@ -168,6 +164,7 @@ impl Screen {
     fn bound(&self, kernels: &dyn Kernels, probe: &Probe, rows: Range<usize>, highest: &mut [f64]) -> f64 {
         const ROWS: usize = 64;
         let gamma = (self.width + 64) as f64 * 2f64.powi(-24);
+        let offsets = probe.sums.map(|sum| (CODE_OFFSET * sum) as f64);
         let mut lowest = f64::NEG_INFINITY;
         let mut dots = [[0; 2]; ROWS];
         for (chunk, highest) in highest.chunks_mut(ROWS).enumerate() {
@@ -176,8 +173,9 @@ impl Screen {
             let codes = &self.codes[first * self.width..][..dots.len() * self.width];
             kernels.screen_dots(codes, [&probe.high, &probe.low], dots);
             for ((dots, row), highest) in dots.iter().zip(&self.rows[first..]).zip(highest) {
-                let [high, low] = [0, 1].map(|i| i64::from(dots[i]) - CODE_OFFSET * probe.sums[i]);
-                let middle = f64::from(row.scale) * probe.scale * (256 * high + low) as f64;
+                // Integers below 2⁵³: exact.
+                let [high, low] = [0, 1].map(|i| f64::from(dots[i]) - offsets[i]);
+                let middle = f64::from(row.scale) * probe.scale * (256.0 * high + low);
                 let (error, norm) = (f64::from(row.error), f64::from(row.norm));
                 let slack = (error + gamma * (error + norm)) * probe.norm + norm * probe.error;
                 // f64 has rounded a few times; what f32 stored is far coarser.

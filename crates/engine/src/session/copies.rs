@@ -52,7 +52,7 @@ impl Session {
 #[derive(Debug)]
 pub(super) struct Copies {
     pub(super) head: Option<ScreenedHead>,
-    pub(super) ternary: Repacked,
+    pub(super) ternary: Option<Repacked>,
 }
 
 /// The product that makes the logits, and the copy of its matrix.
@@ -77,8 +77,8 @@ impl Copies {
     fn summary(&self) -> WeightCopies {
         let screen = self.head.as_ref().map(|head| &head.screen);
         WeightCopies {
-            bytes: self.ternary.bytes() + screen.map_or(0, Screen::bytes),
-            spared: self.ternary.spared(),
+            bytes: self.ternary.as_ref().map_or(0, Repacked::bytes) + screen.map_or(0, Screen::bytes),
+            spared: self.ternary.as_ref().map_or(0, Repacked::spared),
             spared_by_choice: screen.map_or(0, Screen::spared),
         }
     }

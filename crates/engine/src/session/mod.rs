@@ -35,8 +35,8 @@ use copies::Copies;
 use evaluate::{Evaluation, Head, How};
 use scratch::Scratch;
 
+pub use crate::ops::choice::largest_logit;
 pub use copies::WeightCopies;
-pub use greedy::largest_logit;
 pub use isolated::{Isolated, MissingInput};
 pub use replacement::{Evaluate, NodeRun};
 pub use state::{SequenceState, SessionState};
@@ -231,14 +231,14 @@ impl Session {
         };
         // What is tapped is computed from the weights of the file.
         let copies = self.copies.as_mut().filter(|_| matches!(how, How::Steps(..)));
-        let (head, ternary) = copies.map(|copies| (copies.head.as_mut(), &copies.ternary)).unzip();
+        let (head, ternary) = copies.map(|copies| (copies.head.as_mut(), copies.ternary.as_ref())).unzip();
         let mut evaluation = Evaluation {
             model: &self.model,
             kernels: self.kernels,
             threads: &self.threads,
             cache: &mut self.cache,
             scratch,
-            repacked: ternary,
+            repacked: ternary.flatten(),
         };
         let mut choice = None;
         match (how, head.flatten().filter(|_| choose_alone)) {
