@@ -114,8 +114,8 @@ pub struct Series {
     pub workload: Workload,
     /// Seconds of the subject and of the reference, pair by pair.
     pub pairs: Vec<(f64, f64)>,
-    /// 10⁹ bytes per second that memory gave in each pair, around the subject's execution; none for a prompt, which is
-    /// not bound by it.
+    /// 10⁹ bytes per second that memory gave in each pair, sustained, before and behind the subject's execution; none for
+    /// a prompt, which is not bound by it.
     pub bandwidths: Vec<f64>,
 }
 
@@ -181,7 +181,7 @@ impl Arena<'_> {
             copies: subject.weight_copies(),
         };
         if outcome.agreement.holds() || !self.must_agree {
-            let probe = || self.probe.measure(setup.threads).gbps;
+            let probe = || self.probe.measure(setup.threads).sustained_gbps;
             for script in &scripts {
                 let series = time(&mut subject, self.reference, script, pairs, &probe, progress)?;
                 outcome.series.push(series);
@@ -279,8 +279,8 @@ fn time(
         let mut ours = |series: &mut Series| {
             let before = bound_by_memory.then(probe);
             let time = perform(subject, "subject", script, &script.subject_choices)?;
-            // What else runs on the host changes within seconds; what it leaves over at its best counts.
-            series.bandwidths.extend(before.map(|before| probe().max(before)));
+            // What others leave over changes within seconds. As many bytes before as behind: the mean of the times.
+            series.bandwidths.extend(before.map(|before| 2.0 / (1.0 / before + 1.0 / probe())));
             Ok::<_, DuelError>(time)
         };
         let mut theirs = || perform(reference, "reference", script, &script.reference_choices);

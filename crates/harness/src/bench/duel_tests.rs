@@ -69,20 +69,22 @@ fn only_the_single_tokens_of_a_decode_are_timed() {
     assert_eq!(series.pairs, [(0.003, 0.003)]);
 }
 
-/// Memory is measured before and behind every execution of the subject, and the faster measurement counts.
+/// Memory is measured before and behind every execution of the subject: half of the bytes at each of the two rates.
 #[test]
 fn what_memory_gives_is_measured_in_every_pair() {
     let (mut a, mut b, log) = fakes();
     let measured = std::cell::Cell::new(0.0);
     let probe = || {
         log.borrow_mut().push('p');
-        measured.set(measured.get() + 1.0);
-        if measured.get() > 2.0 { 10.0 - measured.get() } else { measured.get() }
+        measured.set(measured.get() + 10.0);
+        measured.get()
     };
     let script = script(Workload::Greedy { depth: 2, steps: 1 });
     let series = time(&mut a, &mut b, &script, 2, &probe, &mut |_| {}).expect("timed");
     assert_eq!(*log.borrow(), "pA.pB.B.pA.p");
-    assert_eq!(series.bandwidths, [2.0, 7.0]);
+    // 10 and 20, 30 and 40: a unit of bytes at each takes 3/20 and 7/120 in all.
+    let [first, second] = series.bandwidths[..] else { panic!("two pairs") };
+    assert!((first - 40.0 / 3.0).abs() < 1e-9 && (second - 240.0 / 7.0).abs() < 1e-9, "{first} {second}");
 }
 
 #[test]

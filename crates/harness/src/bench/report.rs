@@ -32,7 +32,7 @@ pub struct BenchReport {
     pub greedy: Option<GreedyReport>,
     /// Prompts.
     pub prefill: Vec<PrefillReport>,
-    /// What memory gave at its best before and behind all pairs. Shares are of what it gave during theirs.
+    /// What memory gave before and behind all pairs, the better one. Shares are of what it gave in their pairs.
     pub bandwidth: Bandwidth,
     /// Threads of each side.
     pub threads: usize,
@@ -145,7 +145,8 @@ pub struct DecodeReport {
     pub subject_gbps: f64,
     /// Likewise the reference.
     pub reference_gbps: f64,
-    /// The subject's share of what memory gave, pair by pair, the median. Above 1 where weights stay in a cache.
+    /// The subject's share of what memory gave, sustained, in the same pair: the median. Above 1 where weights stay in a
+    /// cache.
     pub bandwidth_fraction: f64,
     /// The same with its 95 % interval.
     pub bandwidth_fraction_interval: Interval,
@@ -210,17 +211,15 @@ impl Line {
                 let unknown = BytesPerToken { subject: f64::NAN, reference: f64::NAN };
                 let bytes = work.bytes_per_token.unwrap_or(unknown);
                 let gbps = |seconds: f64, bytes: f64| steps as f64 * bytes / 1e9 / seconds;
-                let pairs = || series.pairs.iter().zip(&series.bandwidths);
-                let fraction = Interval::of(
-                    &pairs()
-                        .map(|((ours, _), bandwidth)| gbps(*ours, bytes.subject) / bandwidth)
-                        .collect::<Vec<_>>(),
-                );
-                let theirs = Interval::of(
-                    &pairs()
-                        .map(|((_, theirs), bandwidth)| gbps(*theirs, bytes.reference) / bandwidth)
-                        .collect::<Vec<_>>(),
-                );
+                let fractions = |bytes: f64, seconds: fn(&(f64, f64)) -> f64| {
+                    let pairs = series.pairs.iter().zip(&series.bandwidths);
+                    Interval::of(
+                        &pairs
+                            .map(|(pair, bandwidth)| gbps(seconds(pair), bytes) / bandwidth)
+                            .collect::<Vec<_>>(),
+                    )
+                };
+                let fraction = fractions(bytes.subject, |pair| pair.0);
                 let line = DecodeReport {
                     depth,
                     steps,
@@ -230,7 +229,7 @@ impl Line {
                     reference_gbps: speed.reference_tps * bytes.reference / 1e9,
                     bandwidth_fraction: fraction.median,
                     bandwidth_fraction_interval: fraction,
-                    reference_bandwidth_fraction: theirs,
+                    reference_bandwidth_fraction: fractions(bytes.reference, |pair| pair.1),
                     speed,
                 };
                 match series.workload {

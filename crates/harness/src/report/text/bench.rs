@@ -41,7 +41,10 @@ fn manifest(out: &mut String, report: &BenchReport, manifest: &BenchManifest) {
     field(out, "", &format!("the {build} build, micro-batch {}", manifest.reference_micro_batch));
     field(out, "cpu", &format!("{}; {}", manifest.cpu.model, manifest.cpu.features.join(" ")));
     let bandwidth = &report.bandwidth;
-    let text = format!("read bandwidth {:.1} GB/s with threads: {}", bandwidth.gbps, bandwidth.threads);
+    let text = format!(
+        "read bandwidth {:.1} GB/s at its best, {:.1} GB/s sustained, with threads: {}",
+        bandwidth.gbps, bandwidth.sustained_gbps, bandwidth.threads
+    );
     field(out, "memory", &text);
     field(out, "run", &manifest.reproduce);
 }

@@ -41,7 +41,7 @@ fn costs() -> TapCosts {
 }
 
 fn fixture() -> BenchReport {
-    let bandwidth = Bandwidth { threads: 2, bytes: 1 << 29, gbps: 20.0 };
+    let bandwidth = Bandwidth { threads: 2, bytes: 1 << 29, gbps: 20.0, sustained_gbps: 18.0 };
     let series = |workload, ours, theirs| Series {
         workload,
         pairs: vec![(ours, theirs); 10],
