@@ -5,11 +5,14 @@
 //! check and a look-up of the type are part of its time. The head goes through the reference's graph,
 //! whose construction (`graph_overhead`) is below a thousandth of the time. Both sides round the
 //! activations to f16 first.
+//!
+//! Beside them, the int8 products that a greedy choice reads in place of the head.
 
 mod support;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use engine::kernels::{Kernels, Rows};
+use engine::huge_pages::HugePages;
+use engine::kernels::{Kernels, Rows, Scalar};
 use engine::ops::matmul::{Activations, Matrix, matmul};
 use ffi_ref::{TensorMut, TensorRef};
 use half::f16;
@@ -90,5 +93,31 @@ fn head(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group! { name = benches; config = support::criterion(); targets = dot, head }
+/// The int8 products that bound those of a head (`engine::ops::screen`). The reference has nothing like it: the scalar
+/// kernel takes its place. The scalar one is slow, so that the copy is of a small head; it lies in memory all the same.
+fn screen(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("screen_dots");
+    let mut inputs = Inputs::new();
+    let rows = HEADS[0].0;
+    let codes = HugePages::<u8>::zeroed(WIDTH * rows).map(|mut codes| {
+        let random: Vec<u8> =
+            inputs.quantized(WIDTH * RANDOM_ROWS).iter().map(|&q| q.cast_unsigned()).collect();
+        codes.chunks_exact_mut(random.len()).for_each(|codes| codes.copy_from_slice(&random));
+        codes
+    });
+    let codes = codes.expect("memory");
+    let planes = [inputs.quantized(WIDTH), inputs.quantized(WIDTH)];
+    let contestant = |name: String, kernels: &'static dyn Kernels| {
+        let (codes, planes) = (&codes, [&planes[0][..], &planes[1][..]]);
+        Contestant::new(name, vec![[0; 2]; rows], move |out: &mut Vec<[i32; 2]>| {
+            kernels.screen_dots(codes, planes, out);
+        })
+    };
+    let scalar = contestant("oracle".to_owned(), &Scalar);
+    let subjects = support::subjects(|kernels| contestant(kernels.isa().to_string(), kernels));
+    hold(&mut group, &format!("{WIDTH}x{rows}"), product(2 * WIDTH * rows, WIDTH * rows), scalar, subjects);
+    group.finish();
+}
+
+criterion_group! { name = benches; config = support::criterion(); targets = dot, head, screen }
 criterion_main!(benches);

@@ -9,7 +9,9 @@ mod support;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
-use engine::kernels::{QuantizedRow, Ternary};
+use engine::huge_pages::HugePages;
+use engine::kernels::{Base3, QuantizedRow, Ternary, select};
+use engine::quant::base3;
 use support::contest::{Contestant, hold, product};
 use support::inputs::Inputs;
 
@@ -43,7 +45,28 @@ fn one_gemv(group: &mut BenchmarkGroup<'_, WallTime>, size: &str, packed: &[u8],
     let reference = Contestant::new("reference", vec![0.0; rows], |dots| {
         library.kernels().gemv_i2_s(packed, q, dots).expect("the lengths fit");
     });
-    hold(group, size, product(q.len() * rows, packed.len()), reference, subjects(q.len(), packed, q, 1));
+    let mut subjects = subjects(q.len(), packed, q, 1);
+    subjects.extend(base3(packed, q));
+    hold(group, size, product(q.len() * rows, packed.len()), reference, subjects);
+}
+
+/// The kernel for copies with five codes to a byte, where the CPU has what it needs. Its bytes are counted as those of
+/// I2_S, of which it reads four fifths: `elem/s` compare.
+fn base3<'a>(packed: &[u8], q: &'a [i8]) -> Option<Contestant<'a>> {
+    let kernels = select(None).expect("there are always kernels");
+    let (width, row) = (q.len(), base3::row_bytes(q.len()));
+    let rows = packed.len() / (width / 4);
+    let mut copy = HugePages::zeroed(rows * row).expect("memory");
+    let mut codes = vec![0; width];
+    for (packed, copy) in packed.chunks_exact(width / 4).zip(copy.chunks_exact_mut(row)) {
+        assert!(base3::repack_row(packed, &mut codes, copy), "all codes have a meaning");
+    }
+    let name = format!("{} base 3", kernels.isa());
+    kernels.reads_base3().then(|| {
+        Contestant::new(name, vec![0.0; rows], move |out: &mut Vec<f32>| {
+            kernels.base3_gemv(Base3::new(&copy, width, 1.0), q, QuantizedRow { scale: 1.0, sum: 0 }, out);
+        })
+    })
 }
 
 /// Matrix × the vectors of a micro-batch.

@@ -17,6 +17,12 @@ impl Answer for Vec<f32> {
     }
 }
 
+impl Answer for Vec<[i32; 2]> {
+    fn bits(&self) -> Vec<u32> {
+        self.iter().flatten().map(|value| value.cast_unsigned()).collect()
+    }
+}
+
 /// A named way to compute something into a buffer of its own.
 pub(crate) struct Contestant<'a> {
     name: String,

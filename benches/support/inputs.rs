@@ -1,5 +1,6 @@
 //! Reproducible inputs: ChaCha8 with a fixed seed, so that every run times the same data.
 
+use engine::huge_pages::HugePages;
 use engine::quant::i2_s;
 use half::f16;
 use rand_chacha::ChaCha8Rng;
@@ -31,11 +32,13 @@ impl Inputs {
         self.floats(count, range).into_iter().map(f16::from_f32).collect()
     }
 
-    /// Int8 activations that stay within ±[`LARGEST_QUANTIZED`].
-    pub(crate) fn quantized(&mut self, count: usize) -> Vec<i8> {
-        (0..count)
-            .map(|_| (self.below(2 * LARGEST_QUANTIZED + 1) as i32 - LARGEST_QUANTIZED as i32) as i8)
-            .collect()
+    /// Int8 activations that stay within ±[`LARGEST_QUANTIZED`]; they begin on a cache line, as the engine's do.
+    pub(crate) fn quantized(&mut self, count: usize) -> HugePages<i8> {
+        let mut q = HugePages::zeroed(count).expect("memory");
+        for q in &mut q[..] {
+            *q = (self.below(2 * LARGEST_QUANTIZED + 1) as i32 - LARGEST_QUANTIZED as i32) as i8;
+        }
+        q
     }
 
     /// Packed I2_S codes of `elements` weights, −1, 0 and +1 equally often.
