@@ -11,9 +11,9 @@
 mod support;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use engine::huge_pages::HugePages;
 use engine::kernels::{Kernels, Rows, Scalar};
 use engine::ops::matmul::{Activations, Matrix, matmul};
+use engine::pages::Pages;
 use ffi_ref::{TensorMut, TensorRef};
 use half::f16;
 use support::contest::{Contestant, hold, product};
@@ -99,7 +99,7 @@ fn screen(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("screen_dots");
     let mut inputs = Inputs::new();
     let rows = HEADS[0].0;
-    let codes = HugePages::<u8>::zeroed(WIDTH * rows).map(|mut codes| {
+    let codes = Pages::<u8>::zeroed(WIDTH * rows).map(Pages::huge).map(|mut codes| {
         let random: Vec<u8> =
             inputs.quantized(WIDTH * RANDOM_ROWS).iter().map(|&q| q.cast_unsigned()).collect();
         codes.chunks_exact_mut(random.len()).for_each(|codes| codes.copy_from_slice(&random));

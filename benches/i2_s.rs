@@ -9,8 +9,8 @@ mod support;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
-use engine::huge_pages::HugePages;
 use engine::kernels::{Base3, QuantizedRow, Ternary, select};
+use engine::pages::Pages;
 use engine::quant::base3;
 use support::contest::{Contestant, hold, product};
 use support::inputs::Inputs;
@@ -56,7 +56,7 @@ fn base3<'a>(packed: &[u8], q: &'a [i8]) -> Option<Contestant<'a>> {
     let kernels = select(None).expect("there are always kernels");
     let (width, row) = (q.len(), base3::row_bytes(q.len()));
     let rows = packed.len() / (width / 4);
-    let mut copy = HugePages::zeroed(rows * row).expect("memory");
+    let mut copy = Pages::zeroed(rows * row).expect("memory").huge();
     let mut codes = vec![0; width];
     for (packed, copy) in packed.chunks_exact(width / 4).zip(copy.chunks_exact_mut(row)) {
         assert!(base3::repack_row(packed, &mut codes, copy), "all codes have a meaning");

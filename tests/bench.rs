@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use common::{PARITY_CHECK, folder, model, outcome, reference, run, tiny};
 use engine::model::Model;
-use harness::bench::bandwidth::Probe;
+use harness::bench::bandwidth::ReadBuffer;
 use harness::bench::contestant::Setup;
 use harness::bench::{Arena, Workload};
 use serde_json::Value;
@@ -73,6 +73,26 @@ fn every_workload_is_timed_on_tokens_that_agree() {
 }
 
 #[test]
+fn copies_of_weights_take_no_more_than_they_may() {
+    let folder = folder();
+    let path = model(folder.path(), &tiny());
+    let arguments =
+        ["--pairs", "3", "--prefill", "5", "--depth", "4", "-n", "2", "-t", "1", "--copy-memory", "0"];
+    let command = [&["bench", text(&path), "--format", "json"][..], &arguments].concat();
+    let (code, stdout, stderr) = outcome(&run(&command));
+    assert_eq!(code, 0, "{stdout}\n{stderr}");
+    let found = json(&stdout);
+    assert_eq!((&found["greedy"]["memory_bytes"], &found["manifest"]["copy_memory"]), (&0.into(), &0.into()));
+    for row in ["decode", "greedy"] {
+        assert_eq!(found[row]["bytes_per_token"], found[row]["reference_bytes_per_token"], "{row}");
+    }
+    let reproduce = found["manifest"]["reproduce"].as_str().expect("a command");
+    assert!(reproduce.contains(" --copy-memory 0"), "{reproduce}");
+    let (code, _, stderr) = outcome(&run(&["bench", text(&path), "--copy-memory", "some"]));
+    assert!(code == 4 && stderr.contains("--copy-memory"), "{code}: {stderr}");
+}
+
+#[test]
 fn the_cost_of_looking_is_measured_on_both_sides_and_of_whole_checks() {
     let folder = folder();
     let path = model(folder.path(), &tiny());
@@ -110,7 +130,7 @@ fn a_subject_with_other_tokens_is_found_and_not_timed() {
     let altered = Arc::new(altered);
 
     let mut reference = reference(&path);
-    let probe = Probe::new().expect("memory");
+    let memory = ReadBuffer::new().expect("memory");
     let setup = Setup {
         threads: 1,
         context: 32,
@@ -121,7 +141,7 @@ fn a_subject_with_other_tokens_is_found_and_not_timed() {
     };
     let workloads = [Workload::Prefill { tokens: 9 }, Workload::Decode { depth: 4, steps: 3 }];
     for must_agree in [true, false] {
-        let mut arena = Arena { model: &altered, reference: &mut reference, probe: &probe, must_agree };
+        let mut arena = Arena { model: &altered, reference: &mut reference, memory: &memory, must_agree };
         let outcome = arena.hold(setup, &workloads, 3, &mut |_| {}).expect("both run");
         assert_eq!(outcome.agreement.compared, 1 + 4);
         assert!(!outcome.agreement.holds());

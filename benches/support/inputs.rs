@@ -1,6 +1,6 @@
 //! Reproducible inputs: ChaCha8 with a fixed seed, so that every run times the same data.
 
-use engine::huge_pages::HugePages;
+use engine::pages::Pages;
 use engine::quant::i2_s;
 use half::f16;
 use rand_chacha::ChaCha8Rng;
@@ -33,8 +33,8 @@ impl Inputs {
     }
 
     /// Int8 activations that stay within ±[`LARGEST_QUANTIZED`]; they begin on a cache line, as the engine's do.
-    pub(crate) fn quantized(&mut self, count: usize) -> HugePages<i8> {
-        let mut q = HugePages::zeroed(count).expect("memory");
+    pub(crate) fn quantized(&mut self, count: usize) -> Pages<i8> {
+        let mut q = Pages::zeroed(count).expect("memory").huge();
         for q in &mut q[..] {
             *q = (self.below(2 * LARGEST_QUANTIZED + 1) as i32 - LARGEST_QUANTIZED as i32) as i8;
         }

@@ -24,7 +24,6 @@
 pub mod error;
 pub mod gguf;
 pub mod graph;
-pub mod huge_pages;
 pub mod kernels;
 pub mod kv_cache;
 #[expect(unsafe_code, reason = "mapping a file")]
@@ -32,6 +31,7 @@ pub mod mmap;
 pub mod model;
 pub mod norms;
 pub mod ops;
+pub mod pages;
 pub mod quant;
 pub mod session;
 pub mod tap;

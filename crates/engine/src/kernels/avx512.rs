@@ -4,14 +4,16 @@
 //!
 //! What bounds them, and how close they come (one core of an AVX-512 server CPU whose `vpdpbusd` loop
 //! without loads reaches 450 GMAC/s and whose plain reads from memory reach 31 to 37 GB/s;
-//! `docs/performance.md` has the table):
+//! `docs/performance.md` has the table). All of that is for activations that begin on a cache line: a register loaded from
+//! two lines costs a quarter of the speed from cache, and half of it where weights and activations are both like that.
 //!
 //! | kernel | bound by | reaches |
 //! |---|---|---|
-//! | `i2_s_gemm`, one token | memory: 32 bytes take two shifts, two masks, two `vpdpbusd` | 30 to 35 GB/s, and the same from cache |
+//! | `i2_s_gemm`, one token | memory: 32 bytes take two shifts, two masks, two `vpdpbusd` | 30 to 36 GB/s; 48 to 55 from cache |
+//! | `base3_gemv` | memory: 64 bytes take three lookups, four masks, five `vpdpbusd` | 33 to 37 GB/s; 43 to 48 from cache |
 //! | `i2_s_gemm`, many tokens | `vpdpbusd`, 64 multiply-adds each | 405 to 425 GMAC/s, nine tenths of the ceiling |
 //! | `f16_gemm`, one packed row of `b` | memory: the head is the largest matrix of a model | 31 to 35 GB/s |
-//! | `screen_dots` | memory: 64 bytes take two `vpdpbusd` | 21 GB/s on one core, 50 on two |
+//! | `screen_dots` | memory: 64 bytes take two `vpdpbusd` | 33 to 36 GB/s; 90 from cache |
 //! | `f16_gemm`, KV cache | conversions to f32, one per three multiply-adds; with one token by the latency of rows that lie apart | – |
 
 mod base3;

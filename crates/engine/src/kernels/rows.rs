@@ -146,16 +146,13 @@ pub struct Base3<'a> {
     scale: f32,
 }
 
-/// The widest row whose sums of `64·code·q` stay within the lanes of an i32.
-const WIDEST_BASE3: usize = 1 << 22;
-
 impl<'a> Base3<'a> {
     /// Rows of `width` codes each; `weight = scale · (code − 1)`.
     ///
     /// # Panics
-    /// If `packed` is not a whole number of rows.
+    /// If `packed` is not a whole number of rows, or they are wider than [`base3::WIDEST`].
     pub fn new(packed: &'a [u8], width: usize, scale: f32) -> Self {
-        assert!((1..=WIDEST_BASE3).contains(&width), "rows of {width} codes");
+        assert!((1..=base3::WIDEST).contains(&width), "rows of {width} codes");
         assert!(packed.len().is_multiple_of(base3::row_bytes(width)), "a whole number of rows");
         Self { packed, width, scale }
     }

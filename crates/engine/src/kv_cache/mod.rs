@@ -17,9 +17,9 @@ use std::ops::Range;
 
 use half::f16;
 
-use crate::huge_pages::HugePages;
 use crate::kernels::Kernels;
 use crate::ops::rope;
+use crate::pages::Pages;
 
 pub use cells::{CELL_PADDING, Cell, Cells, Place};
 pub use defragment::Move;
@@ -48,12 +48,16 @@ fn are_finite(values: &[u16]) -> bool {
     values.iter().fold(0, |largest, bits| largest.max(bits & EXPONENT)) < EXPONENT
 }
 
+/// The largest cache on huge pages, in bytes. A token's values go to a row of each channel, so that with huge pages the
+/// first token takes the memory of all, which is much for a context that is not filled.
+const HUGE_PAGES_UP_TO: usize = 1 << 30;
+
 /// The cache of a session.
 #[derive(Debug)]
 pub struct KvCache {
     cells: Cells,
     /// Keys and then values of each layer, `width` for each cell, as bits.
-    stored: HugePages<u16>,
+    stored: Pages<u16>,
     /// For each layer, whether an infinity or a NaN was stored since the cache was new.
     holds_not_finite: Vec<bool>,
     width: usize,
@@ -64,7 +68,8 @@ impl KvCache {
     /// where it does not fit in memory.
     pub fn new(layers: usize, width: usize, size: usize) -> Option<Self> {
         let all = size.checked_mul(width)?.checked_mul(2)?.checked_mul(layers)?;
-        let stored = HugePages::zeroed(all)?;
+        let stored = Pages::zeroed(all)?;
+        let stored = if size_of_val(&stored[..]) <= HUGE_PAGES_UP_TO { stored.huge() } else { stored };
         Some(Self { cells: Cells::new(size), stored, holds_not_finite: vec![false; layers], width })
     }
 

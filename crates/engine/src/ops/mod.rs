@@ -8,7 +8,6 @@ pub mod attention;
 pub mod choice;
 pub mod elementwise;
 pub mod matmul;
-pub mod repacked;
 pub mod rms_norm;
 pub mod rope;
 pub mod rows;

@@ -23,8 +23,8 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use super::choice::largest_logit;
-use crate::huge_pages::HugePages;
 use crate::kernels::{Kernels, Rows};
+use crate::pages::Pages;
 use crate::threads::{Threads, take_front};
 
 /// The widest row whose integer sums stay within an i32: 255·128 per element.
@@ -49,7 +49,7 @@ pub struct Screen {
     width: usize,
     /// `q + 128`, `width·rows` bytes. They begin on a cache line, as the planes of a [`Probe`] do: a vector register
     /// that is loaded from two lines takes two loads, which memory waits for.
-    codes: HugePages<u8>,
+    codes: Pages<u8>,
     rows: Vec<ScreenedRow>,
     /// What the product of each row is at most; room that is kept.
     highest: Vec<f64>,
@@ -74,7 +74,7 @@ impl Screen {
             return None;
         }
         let count = values.len() / width;
-        let mut codes = HugePages::zeroed(count * width)?;
+        let mut codes = Pages::zeroed(count * width)?.huge();
         let mut rows = vec![ScreenedRow::default(); count];
         threads.split_with(&mut codes, width, &mut rows, |range, codes, rows| {
             let mut wide = vec![0.0; width];

@@ -17,6 +17,10 @@ pub const BLOCK: usize = 320;
 /// Bytes per block.
 pub const BLOCK_BYTES: usize = 64;
 
+/// The widest row: its sums `Σ code·q`, at most 2·128 per code, fit into 32 bits, as do those of a kernel that leaves some
+/// codes 64 times as large and has 16 lanes for them.
+pub const WIDEST: usize = (1 << 23) - 1;
+
 /// Codes per byte.
 pub const PLACES: usize = BLOCK / BLOCK_BYTES;
 

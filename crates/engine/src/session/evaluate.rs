@@ -5,6 +5,7 @@ use std::ops::{ControlFlow, Range};
 use half::f16;
 
 use super::BatchToken;
+use super::repacked::Repacked;
 use super::replacement::NodeRun;
 use super::scratch::{MatrixType, Prepared, Scratch};
 use crate::error::{Error, Result};
@@ -14,7 +15,6 @@ use crate::kv_cache::{KvCache, Place};
 use crate::model::{Model, WeightId};
 use crate::ops::attention::{self, AttentionShape};
 use crate::ops::matmul::{Matrix, matmul};
-use crate::ops::repacked::Repacked;
 use crate::ops::rope::{self, RopeParameters};
 use crate::ops::{elementwise, rms_norm, rows, softmax};
 use crate::tap::{Tap, TapData, TapNames, TapSink};

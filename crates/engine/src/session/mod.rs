@@ -5,13 +5,14 @@
 //! next, and the number of threads changes no bit of any result.
 //!
 //! A batch may mix sequences and positions. The operations on sequences are in `cache_ops`, saving and
-//! restoring in `state`.
+//! restoring in `state`. Copies of weights that single tokens are decoded faster with are in `copies`.
 
 mod cache_ops;
 mod copies;
 mod evaluate;
 mod greedy;
 mod isolated;
+mod repacked;
 mod replacement;
 mod row_steps;
 mod scratch;

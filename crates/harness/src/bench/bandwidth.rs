@@ -1,18 +1,18 @@
 //! How fast memory can be read on this machine, now: the ceiling of decoding, which reads every weight per token.
 
-use std::fmt;
 use std::num::Wrapping;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use engine::pages::Pages;
 use serde::Serialize;
 
 /// Bytes that are read: more than the last-level caches of today's processors hold.
 const BYTES: usize = 512 << 20;
 
 /// Passes over the buffer.
-const PASSES: usize = 8;
+const PASSES: usize = 4;
 
 /// Values that are added side by side, so that the sums do not wait for each other.
 const LANES: usize = 32;
@@ -37,19 +37,13 @@ impl Bandwidth {
     }
 }
 
-/// A buffer to read from.
-pub struct Probe {
-    values: Vec<Wrapping<u64>>,
+/// A buffer to read from, on the pages that the subject's copies of weights are on.
+#[derive(Debug)]
+pub struct ReadBuffer {
+    values: Pages<Wrapping<u64>>,
 }
 
-impl fmt::Debug for Probe {
-    /// Without the values, of which there are millions.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Probe").field("values", &self.values.len()).finish()
-    }
-}
-
-impl Probe {
+impl ReadBuffer {
     /// A buffer of 512 MiB.
     ///
     /// # Errors
@@ -60,10 +54,10 @@ impl Probe {
 
     fn of_size(bytes: usize) -> anyhow::Result<Self> {
         let length = (bytes / size_of::<u64>()).max(1);
-        let mut values: Vec<Wrapping<u64>> = Vec::new();
-        values.try_reserve_exact(length).context("no memory to measure the read bandwidth with")?;
+        let memory = Pages::zeroed(length).context("no memory to measure the read bandwidth with")?;
+        let mut values: Pages<Wrapping<u64>> = memory.huge();
         // Written, not only reserved: pages that were never written are all the same page of zeros.
-        values.extend((0..length as u64).map(Wrapping));
+        values.iter_mut().zip(0..).for_each(|(value, index)| *value = Wrapping(index));
         Ok(Self { values })
     }
 
@@ -130,7 +124,7 @@ mod tests {
     #[test]
     fn a_bandwidth_is_positive_and_names_its_threads() {
         for threads in [1, 3] {
-            let found = Probe::of_size(1 << 20).expect("memory").measure(threads);
+            let found = ReadBuffer::of_size(1 << 20).expect("memory").measure(threads);
             assert_eq!((found.threads, found.bytes), (threads, 1 << 20));
             assert!(0.0 < found.sustained_gbps && found.sustained_gbps <= found.gbps, "{found:?}");
             assert!(found.gbps.is_finite(), "{found:?}");
@@ -138,6 +132,6 @@ mod tests {
         let [slow, fast] =
             [1.0, 2.0].map(|gbps| Bandwidth { threads: 1, bytes: 8, gbps, sustained_gbps: 1.0 });
         assert_eq!((slow.or_faster(fast), fast.or_faster(slow)), (fast, fast));
-        assert_eq!(Probe::of_size(8).expect("memory").measure(4).threads, 1, "one value has one reader");
+        assert_eq!(ReadBuffer::of_size(8).expect("memory").measure(4).threads, 1, "one value has one reader");
     }
 }

@@ -7,7 +7,7 @@ use engine::model::Model;
 use engine::session::WeightCopies;
 use serde::Serialize;
 
-use super::bandwidth::Probe;
+use super::bandwidth::ReadBuffer;
 use super::contestant::{Contestant, Setup, Step, SubjectContestant};
 use super::workload::{Workload, prompt_tokens};
 use crate::engines::{EngineFailure, EngineManifest, Reference, ReferenceFailure};
@@ -114,9 +114,9 @@ pub struct Series {
     pub workload: Workload,
     /// Seconds of the subject and of the reference, pair by pair.
     pub pairs: Vec<(f64, f64)>,
-    /// 10⁹ bytes per second that memory gave in each pair, sustained, before and behind the subject's execution; none for
-    /// a prompt, which is not bound by it.
-    pub bandwidths: Vec<f64>,
+    /// 10⁹ bytes per second that memory gave, sustained, before and behind the subject's and the reference's execution, pair
+    /// by pair; none for a prompt, which is not bound by it.
+    pub bandwidths: Vec<(f64, f64)>,
 }
 
 /// What a duel found.
@@ -142,7 +142,7 @@ pub struct Arena<'a> {
     /// The reference, with the same model loaded.
     pub reference: &'a mut Reference,
     /// What memory gives is measured on.
-    pub probe: &'a Probe,
+    pub memory: &'a ReadBuffer,
     /// Whether nothing is timed if the tokens do not agree.
     pub must_agree: bool,
 }
@@ -181,9 +181,9 @@ impl Arena<'_> {
             copies: subject.weight_copies(),
         };
         if outcome.agreement.holds() || !self.must_agree {
-            let probe = || self.probe.measure(setup.threads).sustained_gbps;
+            let bandwidth = || self.memory.measure(setup.threads).sustained_gbps;
             for script in &scripts {
-                let series = time(&mut subject, self.reference, script, pairs, &probe, progress)?;
+                let series = time(&mut subject, self.reference, script, pairs, &bandwidth, progress)?;
                 outcome.series.push(series);
             }
         }
@@ -264,34 +264,42 @@ fn rehearse(
     Ok(script)
 }
 
-/// Times `pairs` pairs. `probe` measures what memory gives.
+/// Times `pairs` pairs. `bandwidth` measures what memory gives, in 10⁹ bytes per second.
 fn time(
     subject: &mut dyn Contestant,
     reference: &mut dyn Contestant,
     script: &Script,
     pairs: usize,
-    probe: &dyn Fn() -> f64,
+    bandwidth: &dyn Fn() -> f64,
     progress: &mut dyn FnMut(Workload),
 ) -> Result<Series, DuelError> {
     let mut series = Series { workload: script.workload, pairs: Vec::new(), bandwidths: Vec::new() };
-    let bound_by_memory = script.workload.steps() > 0;
+    let is_bound_by_memory = script.workload.steps() > 0;
+    let measure = || {
+        is_bound_by_memory.then(|| {
+            std::thread::sleep(SETTLE);
+            bandwidth()
+        })
+    };
     for pair in 0..pairs {
-        let mut ours = |series: &mut Series| {
-            let before = bound_by_memory.then(probe);
-            let time = perform(subject, "subject", script, &script.subject_choices)?;
-            // What others leave over changes within seconds. As many bytes before as behind: the mean of the times.
-            series.bandwidths.extend(before.map(|before| 2.0 / (1.0 / before + 1.0 / probe())));
-            Ok::<_, DuelError>(time)
-        };
-        let mut theirs = || perform(reference, "reference", script, &script.reference_choices);
-        let (ours, theirs) = if pair % 2 == 0 {
-            let ours = ours(&mut series)?;
-            (ours, theirs()?)
+        let before = measure();
+        let (ours, theirs, between);
+        if pair % 2 == 0 {
+            ours = perform(subject, "subject", script, &script.subject_choices)?;
+            between = measure();
+            theirs = perform(reference, "reference", script, &script.reference_choices)?;
         } else {
-            let theirs = theirs()?;
-            (ours(&mut series)?, theirs)
-        };
+            theirs = perform(reference, "reference", script, &script.reference_choices)?;
+            between = measure();
+            ours = perform(subject, "subject", script, &script.subject_choices)?;
+        }
         series.pairs.push((ours.as_secs_f64(), theirs.as_secs_f64()));
+        if let (Some(before), Some(between), Some(behind)) = (before, between, measure()) {
+            // As many bytes before as behind: the mean of the times.
+            let [first, second] =
+                [(before, between), (between, behind)].map(|(a, b)| 2.0 / (1.0 / a + 1.0 / b));
+            series.bandwidths.push(if pair % 2 == 0 { (first, second) } else { (second, first) });
+        }
         progress(script.workload);
     }
     Ok(series)

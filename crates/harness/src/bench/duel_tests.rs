@@ -69,22 +69,26 @@ fn only_the_single_tokens_of_a_decode_are_timed() {
     assert_eq!(series.pairs, [(0.003, 0.003)]);
 }
 
-/// Memory is measured before and behind every execution of the subject: half of the bytes at each of the two rates.
+/// Memory is measured before and behind every execution: half of the bytes at each of the two rates.
 #[test]
 fn what_memory_gives_is_measured_in_every_pair() {
     let (mut a, mut b, log) = fakes();
     let measured = std::cell::Cell::new(0.0);
-    let probe = || {
+    let bandwidth = || {
         log.borrow_mut().push('p');
         measured.set(measured.get() + 10.0);
         measured.get()
     };
     let script = script(Workload::Greedy { depth: 2, steps: 1 });
-    let series = time(&mut a, &mut b, &script, 2, &probe, &mut |_| {}).expect("timed");
-    assert_eq!(*log.borrow(), "pA.pB.B.pA.p");
-    // 10 and 20, 30 and 40: a unit of bytes at each takes 3/20 and 7/120 in all.
-    let [first, second] = series.bandwidths[..] else { panic!("two pairs") };
-    assert!((first - 40.0 / 3.0).abs() < 1e-9 && (second - 240.0 / 7.0).abs() < 1e-9, "{first} {second}");
+    let series = time(&mut a, &mut b, &script, 2, &bandwidth, &mut |_| {}).expect("timed");
+    assert_eq!(*log.borrow(), "pA.pB.ppB.pA.p");
+    // Rates of 10, 20 and 30, then of 40, 50 and 60; the reference is first in the second pair.
+    let mean = |a: f64, b: f64| 2.0 * a * b / (a + b);
+    let expected = [(mean(10.0, 20.0), mean(20.0, 30.0)), (mean(50.0, 60.0), mean(40.0, 50.0))];
+    for (found, expected) in series.bandwidths.iter().zip(expected) {
+        assert!((found.0 - expected.0).abs() < 1e-9 && (found.1 - expected.1).abs() < 1e-9, "{found:?}");
+    }
+    assert_eq!(series.bandwidths.len(), 2);
 }
 
 #[test]

@@ -67,6 +67,8 @@ pub struct BenchManifest {
     pub reference_micro_batch: usize,
     /// Bytes that the subject's copies of weights were allowed to take.
     pub copy_memory: usize,
+    /// Bytes that they take.
+    pub copy_bytes: usize,
     /// The command that repeats the run.
     pub reproduce: String,
 }
@@ -211,15 +213,12 @@ impl Line {
                 let unknown = BytesPerToken { subject: f64::NAN, reference: f64::NAN };
                 let bytes = work.bytes_per_token.unwrap_or(unknown);
                 let gbps = |seconds: f64, bytes: f64| steps as f64 * bytes / 1e9 / seconds;
-                let fractions = |bytes: f64, seconds: fn(&(f64, f64)) -> f64| {
+                let fractions = |bytes: f64, side: fn(&(f64, f64)) -> f64| {
                     let pairs = series.pairs.iter().zip(&series.bandwidths);
-                    Interval::of(
-                        &pairs
-                            .map(|(pair, bandwidth)| gbps(seconds(pair), bytes) / bandwidth)
-                            .collect::<Vec<_>>(),
-                    )
+                    let fraction = |(pair, bandwidth)| gbps(side(pair), bytes) / side(bandwidth);
+                    Interval::of(&pairs.map(fraction).collect::<Vec<_>>())
                 };
-                let fraction = fractions(bytes.subject, |pair| pair.0);
+                let fraction = fractions(bytes.subject, |sides| sides.0);
                 let line = DecodeReport {
                     depth,
                     steps,
@@ -229,7 +228,7 @@ impl Line {
                     reference_gbps: speed.reference_tps * bytes.reference / 1e9,
                     bandwidth_fraction: fraction.median,
                     bandwidth_fraction_interval: fraction,
-                    reference_bandwidth_fraction: fractions(bytes.reference, |pair| pair.1),
+                    reference_bandwidth_fraction: fractions(bytes.reference, |sides| sides.1),
                     speed,
                 };
                 match series.workload {
@@ -308,13 +307,13 @@ mod tests {
         let workload = Workload::Decode { depth: 4, steps: 10 };
         // In the last pair memory gave half, and both took twice as long: the share does not care.
         let pairs = vec![(1.0, 2.0), (1.0, 2.0), (2.0, 4.0)];
-        let series = Series { workload, pairs, bandwidths: vec![20.0, 20.0, 10.0] };
+        let series = Series { workload, pairs, bandwidths: vec![(20.0, 30.0), (20.0, 30.0), (10.0, 15.0)] };
         let bytes = BytesPerToken { subject: 0.5e9, reference: 0.6e9 };
         let work = Work { multiply_adds: 1e9, bytes_per_token: Some(bytes) };
         let Line::Decode(line) = Line::of(&series, &work) else { panic!("a decode") };
         assert_eq!((line.subject_gbps, line.reference_gbps, line.bandwidth_fraction), (5.0, 3.0, 0.25));
         assert_eq!(line.bandwidth_fraction_interval, Interval { median: 0.25, lo: 0.25, hi: 0.25 });
-        assert_eq!(line.reference_bandwidth_fraction, Interval { median: 0.15, lo: 0.15, hi: 0.15 });
+        assert_eq!(line.reference_bandwidth_fraction, Interval { median: 0.1, lo: 0.1, hi: 0.1 });
         let Lines { prefill, decode, .. } = Lines::of(&[series], |_| work);
         assert_eq!((prefill.len(), decode), (0, vec![line]));
     }

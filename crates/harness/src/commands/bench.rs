@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::arguments::{self, KernelChoice, MAX_DEFAULT_THREADS, parse_kernel};
 use super::model_hash::ModelHash;
-use crate::bench::bandwidth::Probe;
+use crate::bench::bandwidth::ReadBuffer;
 use crate::bench::contestant::Setup;
 use crate::bench::duel::DuelError;
 use crate::bench::report::{BenchFormat, BenchManifest, GreedyReport, Lines, Scaling};
@@ -150,8 +150,8 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
         kernel,
         copy_memory: args.copy_memory.map_or(file_size, |mebibytes| mebibytes << 20),
     };
-    let probe = Probe::new().map_err(Failure::internal)?;
-    let bandwidth = probe.measure(threads);
+    let memory = ReadBuffer::new().map_err(Failure::internal)?;
+    let bandwidth = memory.measure(threads);
     let options = ReferenceOptions {
         executable: arguments::this_executable()?,
         library: None,
@@ -164,11 +164,11 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
 
     let plan = args.scaling.then(|| args.plan(threads, hyper));
     let must_agree = args.against == Build::Canonical;
-    let mut arena = Arena { model: &model, reference: &mut reference, probe: &probe, must_agree };
+    let mut arena = Arena { model: &model, reference: &mut reference, memory: &memory, must_agree };
     let (outcome, scaling) = measure(&mut arena, &setup, &workloads, args.pairs, plan).map_err(failure)?;
 
     // Once more: what others do to the memory meanwhile only makes it slower.
-    let bandwidth = bandwidth.or_faster(probe.measure(threads));
+    let bandwidth = bandwidth.or_faster(memory.measure(threads));
     let taps = args.taps.then(|| tap_costs(&mut arena, &setup, args)).transpose().map_err(failure)?;
 
     let Lines { prefill, decode, greedy } =
@@ -200,6 +200,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
             micro_batch: args.micro_batch,
             reference_micro_batch: outcome.reference_micro_batch,
             copy_memory: setup.copy_memory,
+            copy_bytes: memory_bytes,
             reproduce: args.reproduce(path, &setup),
         },
     };

@@ -1,5 +1,6 @@
-//! The product of rows with five codes per byte with one token: three lookups take a byte apart. Nothing is done with
-//! masks, because compilers make loads of constants out of masked moves, and the loads of rows then wait for each other.
+//! The product of rows with five codes per byte with one token: three lookups take a byte apart. Nothing is done
+//! with mask registers, because compilers make loads of constants out of masked moves, and the loads of rows then wait for
+//! each other.
 
 use std::arch::x86_64::*;
 

@@ -35,7 +35,12 @@ fn manifest(out: &mut String, report: &BenchReport, manifest: &BenchManifest) {
     field(out, "", &head::sizes(&manifest.model));
     field(out, "sha256", manifest.model.sha256.as_deref().unwrap_or("not computed"));
     head::subject(out, &manifest.subject);
-    field(out, "", &format!("micro-batch {}", manifest.micro_batch));
+    let [taken, allowed] = [manifest.copy_bytes, manifest.copy_memory].map(|bytes| bytes as f64 / 1e6);
+    let text = format!(
+        "micro-batch {}; copies of weights {taken:.1} MB of {allowed:.1} MB that they may take",
+        manifest.micro_batch
+    );
+    field(out, "", &text);
     head::reference(out, &manifest.reference);
     let build = report.against.name();
     field(out, "", &format!("the {build} build, micro-batch {}", manifest.reference_micro_batch));
@@ -120,14 +125,8 @@ fn speeds(out: &mut String, report: &BenchReport) {
         decode.reference_bandwidth_fraction.median * 100.0
     );
     wrapped(out, "", &text);
-    if let Some(GreedyReport { decode, memory_bytes }) = &report.greedy {
-        let text = format!(
-            "a greedy token is the one that all logits give and reads {}; copies of weights take {:.1} MB of memory, \
-             of {:.1} MB that they may",
-            reading(decode),
-            *memory_bytes as f64 / 1e6,
-            report.manifest.copy_memory as f64 / 1e6
-        );
+    if let Some(GreedyReport { decode, .. }) = &report.greedy {
+        let text = format!("a greedy token is the one that all logits give and reads {}", reading(decode));
         wrapped(out, "", &text);
     }
 }

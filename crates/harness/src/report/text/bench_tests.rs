@@ -45,7 +45,7 @@ fn fixture() -> BenchReport {
     let series = |workload, ours, theirs| Series {
         workload,
         pairs: vec![(ours, theirs); 10],
-        bandwidths: vec![16.0; 10],
+        bandwidths: vec![(16.0, 20.0); 10],
     };
     let series = [
         series(Workload::Prefill { tokens: 128 }, 1.0, 3.0),
@@ -103,6 +103,7 @@ fn fixture() -> BenchReport {
             micro_batch: 128,
             reference_micro_batch: 512,
             copy_memory: 300_000_000,
+            copy_bytes: 250_000_000,
             reproduce: "parity-check bench -m m.gguf".to_owned(),
         },
     }
@@ -120,10 +121,10 @@ fn the_text_has_every_figure_and_fits_its_width() {
     has(&["pp 128", "3.00", "3.00 to 3.00", "128.00", "42.67", "2.0", "0.7"]);
     has(&["tg 16 @ 64", "2.00", "16.00", "8.00", "1.0"]);
     has(&["500.0 MB", "8.0 GB/s", "50 % (50 to 50)"]);
-    has(&["600.0 MB", "4.8 GB/s", "30 %"]);
+    has(&["600.0 MB", "4.8 GB/s", "24 %"]);
     has(&["greedy 16 @ 64", "4.00", "32.00", "8.00"]);
     has(&["16.0 GB/s", "100 % (100 to 100)"]);
-    has(&["250.0 MB of"]);
+    has(&["copies of weights 250.0 MB", "300.0 MB"]);
     has(&["greedy tokens: 18 of 18 agree"]);
     has(&["1: pp 128"]);
     has(&["left out", "2048"]);

@@ -4,22 +4,22 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::matmul::Matrix;
-use crate::huge_pages::HugePages;
 use crate::model::WeightId;
+use crate::ops::matmul::Matrix;
+use crate::pages::Pages;
 use crate::quant::base3;
 use crate::threads::{Threads, take_front};
 
 /// The copies that a session keeps.
 #[derive(Debug)]
-pub struct Repacked {
+pub(super) struct Repacked {
     /// All of them, one behind the other.
-    memory: HugePages<u8>,
-    copies: HashMap<WeightId, Copy>,
+    memory: Pages<u8>,
+    copies: HashMap<WeightId, Packed>,
 }
 
 #[derive(Debug)]
-struct Copy {
+struct Packed {
     width: usize,
     scale: f32,
     /// Where it lies in the memory.
@@ -30,8 +30,9 @@ struct Copy {
 
 impl Repacked {
     /// Copies of those of `matrices` that are I2_S, made by all threads, as far as `budget` bytes go. A matrix whose copy
-    /// would be no smaller, or that holds a code without meaning, has none; `None` if there is no memory.
-    pub fn new<'a>(
+    /// would be no smaller, or that holds a code without meaning (the file was rewritten since it was checked), has none;
+    /// `None` if there is no memory.
+    pub(super) fn new<'a>(
         threads: &Threads,
         matrices: impl Iterator<Item = (WeightId, Matrix<'a>)>,
         budget: usize,
@@ -45,10 +46,10 @@ impl Repacked {
                 let bytes = end..end + size;
                 end = bytes.end;
                 originals.push((id, packed, width, size));
-                copies.insert(id, Copy { width, scale, bytes, spared: packed.len() - size });
+                copies.insert(id, Packed { width, scale, bytes, spared: packed.len() - size });
             }
         }
-        let mut memory = HugePages::zeroed(end)?;
+        let mut memory = Pages::zeroed(end)?.huge();
         let mut rest = &mut memory[..];
         for (id, packed, width, size) in originals {
             if !repack(threads, packed, width, take_front(&mut rest, size)) {
@@ -59,18 +60,18 @@ impl Repacked {
     }
 
     /// The copy of a matrix.
-    pub fn get(&self, id: WeightId) -> Option<Matrix<'_>> {
-        let Copy { width, scale, bytes, .. } = self.copies.get(&id)?;
+    pub(super) fn get(&self, id: WeightId) -> Option<Matrix<'_>> {
+        let Packed { width, scale, bytes, .. } = self.copies.get(&id)?;
         Some(Matrix::Base3 { width: *width, packed: &self.memory[bytes.clone()], scale: *scale })
     }
 
     /// Bytes of memory.
-    pub fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.memory.len()
     }
 
     /// Bytes that the copies have less than the originals.
-    pub fn spared(&self) -> usize {
+    pub(super) fn spared(&self) -> usize {
         self.copies.values().map(|copy| copy.spared).sum()
     }
 }
@@ -78,7 +79,7 @@ impl Repacked {
 /// Bytes of the copy of an I2_S matrix, if these are fewer: a row is padded to whole blocks, which a short one loses by.
 fn size_of_copy(matrix: &Matrix<'_>) -> Option<usize> {
     let size = matrix.rows().checked_mul(base3::row_bytes(matrix.width()))?;
-    (size < matrix.rows() * matrix.width() / 4).then_some(size)
+    (matrix.width() <= base3::WIDEST && size < matrix.rows() * matrix.width() / 4).then_some(size)
 }
 
 /// Repacks the rows of `width` codes of an I2_S matrix; `false` if one holds a code without meaning.
