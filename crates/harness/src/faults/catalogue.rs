@@ -83,7 +83,7 @@ mod tests {
             let plain = kind.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
             assert!(plain, "{}", kind.name);
             assert!(kind.about.len() > 10 && !kind.about.ends_with('.'), "{}: {}", kind.name, kind.about);
-            assert!(CATALOGUE.find(kind.name).is_some_and(|found| std::ptr::eq(found, kind)));
+            assert!(CATALOGUE.find(kind.name).is_some_and(|found| found.about == kind.about));
         }
     }
 }

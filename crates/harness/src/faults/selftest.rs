@@ -179,7 +179,7 @@ impl Findings {
             return Ok(());
         }
         let layers = rig.layers();
-        let kinds = CATALOGUE.kinds().filter(|kind| plan.only.is_none_or(|only| std::ptr::eq(only, *kind)));
+        let kinds = CATALOGUE.kinds().filter(|kind| plan.only.is_none_or(|only| only.name == kind.name));
         let faults: Vec<Fault> = kinds.flat_map(|kind| Fault::of_kind(kind, layers, plan.sites)).collect();
         let trials = in_parallel(plan.workers, &faults, |fault| {
             progress(&format!("{}: {fault}", scene.name));
