@@ -250,6 +250,28 @@ fn a_rotation_past_the_largest_f16_is_seen() {
     assert!(!cache.is_finite(0), "cells behind the mask may not be left out any more");
 }
 
+/// Layers lie in one piece of memory: each has what was stored into it, and none of another.
+#[test]
+fn every_layer_has_keys_values_and_a_note_of_its_own() {
+    let (layers, width, size) = (3, 2, 32);
+    let mut cache = KvCache::new(layers, width, size).unwrap();
+    let of = |layer: usize, side: usize| [f16::from_f32((10 * layer + side) as f32); 2];
+    for layer in 0..layers {
+        cache.store_keys(layer, 4..5, &of(layer, 1));
+        cache.store_values(layer, 4..5, &of(layer, 2));
+    }
+    cache.store_values(1, 7..8, &[f16::INFINITY, f16::ONE]);
+    for layer in 0..layers {
+        assert_eq!(cache.is_finite(layer), layer != 1);
+        let (keys, values) = (cache.keys(layer), cache.values(layer));
+        assert_eq!((keys.len(), values.len()), (width * size, width * size));
+        assert_eq!(keys[4 * width..5 * width], of(layer, 1));
+        assert_eq!([values[4], values[size + 4]], of(layer, 2));
+        let stored = keys.iter().chain(values).filter(|value| **value != f16::ZERO).count();
+        assert_eq!(stored, 4 + 2 * usize::from(layer == 1));
+    }
+}
+
 #[test]
 fn moved_cells_take_their_keys_and_values_along() {
     let mut cache = numbered(6, 2);
