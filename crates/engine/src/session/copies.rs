@@ -28,9 +28,9 @@ pub struct WeightCopies {
 impl Session {
     /// Copies weights into forms that single tokens are decoded faster with, in at most `budget` bytes: first an f16
     /// head as int8 for [`choose`](Self::choose), `vocabulary · (width + 20)` bytes; then, where the CPU has AVX-512
-    /// VBMI and no other kernels were asked for, I2_S matrices with five codes to a byte, in the order of the graph, each that still fits. Where the system
-    /// has no memory for one of the two, that one is not made. Returns what they take and spare. Copies of an earlier call are
-    /// dropped before; a budget of 0 leaves none.
+    /// VBMI and no other kernels were asked for, I2_S matrices with five codes to a byte, in the order of the graph,
+    /// each that still fits. Where the system has no memory for one of the two, that one is not made. Returns what
+    /// they take and spare. Copies of an earlier call are dropped before; a budget of 0 leaves none.
     ///
     /// No result changes by a bit. Products of several tokens, and whatever is tapped, read the weights of the file.
     pub fn repack(&mut self, budget: usize) -> WeightCopies {
