@@ -11,9 +11,11 @@
 mod support;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use engine::kernels::{Kernels, Rows, Scalar};
+use engine::kernels::{Kernels, Rows, Scalar, select};
 use engine::ops::matmul::{Activations, Matrix, matmul};
 use engine::pages::Pages;
+use engine::quant::e5m7;
+use engine::threads::Threads;
 use ffi_ref::{TensorMut, TensorRef};
 use half::f16;
 use support::contest::{Contestant, hold, product};
@@ -70,7 +72,10 @@ fn head(criterion: &mut Criterion) {
     let mut inputs = Inputs::new();
     let threads = support::one_thread();
     for (rows, tokens) in HEADS {
-        let values = inputs.halves(WIDTH * RANDOM_ROWS, 1.0).repeat(rows / RANDOM_ROWS);
+        // As from bf16: the three lowest bits of the mantissa are zero.
+        let from_bf16 = |value: f16| f16::from_bits(value.to_bits() & !7);
+        let values: Vec<f16> = inputs.halves(WIDTH * RANDOM_ROWS, 1.0).into_iter().map(from_bf16).collect();
+        let values = values.repeat(rows / RANDOM_ROWS);
         let x = inputs.floats(WIDTH * tokens, 1.0);
         let mut ops = support::reference_ops();
         let reference = Contestant::new("reference", vec![0.0; rows * tokens], |out| {
@@ -78,7 +83,7 @@ fn head(criterion: &mut Criterion) {
             let x = TensorRef::f32(&x, &[WIDTH, tokens]);
             ops.mul_mat(weights, x, &mut TensorMut::f32(out, &[rows, tokens])).expect("the shapes fit");
         });
-        let subjects = support::subjects(|kernels| {
+        let mut subjects = support::subjects(|kernels| {
             let (x, threads) = (&x, &threads);
             let matrix = Matrix::F16 { width: WIDTH, values: &values };
             let mut activations = Activations::default();
@@ -87,10 +92,30 @@ fn head(criterion: &mut Criterion) {
                 matmul(kernels, threads, &matrix, x, &mut activations, out);
             })
         });
+        subjects.extend(e5m7(&values, &x, &threads));
         let size = format!("{WIDTH}x{rows}, {}", support::tokens(tokens));
         hold(&mut group, &size, product(WIDTH * rows * tokens, size_of_val(&*values)), reference, subjects);
     }
     group.finish();
+}
+
+/// The kernel for copies with 13 bits to a weight, which is for one token. Its bytes are counted as those of f16, of which
+/// it reads 13 in 16: `elem/s` compare.
+fn e5m7<'a>(values: &[f16], x: &'a [f32], threads: &'a Threads) -> Option<Contestant<'a>> {
+    let kernels = select(None).expect("there are always kernels");
+    let (rows, row) = (values.len() / WIDTH, e5m7::row_bytes(WIDTH));
+    let mut copy = Pages::zeroed(rows * row).expect("memory").huge();
+    for (values, copy) in values.chunks_exact(WIDTH).zip(copy.chunks_exact_mut(row)) {
+        assert!(e5m7::pack_row(values, copy), "all values have a place");
+    }
+    let mut activations = Activations::default();
+    (kernels.reads_e5m7() && x.len() == WIDTH).then(|| {
+        Contestant::new(format!("{} 13 bits", kernels.isa()), vec![0.0; rows], move |out: &mut Vec<f32>| {
+            let matrix = Matrix::E5m7 { width: WIDTH, packed: &copy };
+            activations.prepare(kernels, threads, &matrix, x);
+            matmul(kernels, threads, &matrix, x, &mut activations, out);
+        })
+    })
 }
 
 /// The int8 products that bound those of a head (`engine::ops::screen`). The reference has nothing like it: the scalar

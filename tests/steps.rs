@@ -6,13 +6,11 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::{folder, model, tiny, tokens};
+use common::{folder, model, packs_ternary, tiny, tokens};
 use engine::graph::Replacement;
 use engine::kernels::{self, Isa};
 use engine::model::Model;
-use engine::session::{
-    BatchToken, Evaluate, FurtherSequence, NodeRun, Session, SessionSettings, WeightCopies, largest_logit,
-};
+use engine::session::{BatchToken, Evaluate, FurtherSequence, NodeRun, Purpose, Session, SessionSettings};
 use engine::tap::{Tap, TapSink};
 use harness::generate::{HeadType, ModelSpec};
 
@@ -110,7 +108,7 @@ fn assert_same(model: &Arc<Model>, what: &str) -> Vec<f32> {
     assert_same_on(model, what, &calls(model.hyper().vocabulary))
 }
 
-/// Runs all calls node by node, in steps, and in steps with all copies of weights, with every instruction set and several
+/// Runs all calls node by node, in steps, and in steps with copies of weights, with every instruction set and several
 /// numbers of threads, and returns the logits of the last call.
 fn assert_same_on(model: &Arc<Model>, what: &str, calls: &[Call]) -> Vec<f32> {
     assert_same_within(model, what, calls, usize::MAX)
@@ -124,14 +122,20 @@ fn assert_same_within(model: &Arc<Model>, what: &str, calls: &[Call], budget: us
         for threads in [1, 2, 3] {
             let settings = SessionSettings { context: 128, micro_batch: 70, threads, kernel: Some(isa) };
             let session = || Session::new(Arc::clone(model), settings).expect("a session");
-            let (mut by_nodes, mut in_steps, mut from_copies) = (session(), session(), session());
-            from_copies.repack(budget);
+            let (mut by_nodes, mut in_steps) = (session(), session());
+            let [mut for_logits, mut for_choices] = [session(), session()];
+            for_logits.repack(Purpose::Logits, budget);
+            for_choices.repack(Purpose::Choice, budget);
             for (index, call) in calls.iter().enumerate() {
                 let mut presence = Presence(0);
                 call.run(&mut by_nodes, Some(&mut presence));
                 let evaluations = call.tokens().map_or(0, |tokens| tokens.div_ceil(70));
                 assert_eq!(presence.0, evaluations * model.graph().nodes.len());
-                for (way, session) in [("steps", &mut in_steps), ("copies", &mut from_copies)] {
+                for (way, session) in [
+                    ("steps", &mut in_steps),
+                    ("copies for logits", &mut for_logits),
+                    ("copies for choices", &mut for_choices),
+                ] {
                     call.run(session, None);
                     let where_ = format!("{what}, {isa}, {threads} threads, call {index}, {way}");
                     assert!(bits(session.logits()) == bits(by_nodes.logits()), "{where_}: logits");
@@ -317,162 +321,6 @@ fn an_edited_graph_gives_the_same_bits_in_steps() {
     assert_ne!(bits(&plain), bits(&edited), "the edit changes the results");
 }
 
-/// Choices without logits are those of all logits: greedy decoding with one output at a time and with several, behind
-/// prompts that are cut into micro-batches, with each instruction set, and on heads of each type.
-#[test]
-fn choices_without_logits_are_those_of_all_logits() {
-    for head in HeadType::ALL {
-        let folder = folder();
-        let spec = ModelSpec { head_type: head, vocabulary: 3000, ..tiny() };
-        let model = Arc::new(open(folder.path(), &spec));
-        for isa in kernels::available() {
-            for threads in [1, 3] {
-                let settings = SessionSettings { context: 128, micro_batch: 16, threads, kernel: Some(isa) };
-                let session = || Session::new(Arc::clone(&model), settings).expect("a session");
-                let (mut by_logits, mut by_choice) = (session(), session());
-                let copies = by_choice.repack(usize::MAX);
-                let head_copy = if head == HeadType::F16 { 3000 * (256 + 20) } else { 0 };
-                let spared = if head == HeadType::F16 { 3000 * (256 - 12) } else { 0 };
-                // Rows of 640 codes: two blocks of 64 bytes each, in place of 160 bytes.
-                let ternary_copies = if packs_anew(isa) { 2 * 256 * 128 } else { 0 };
-                let expected = WeightCopies {
-                    bytes: head_copy + ternary_copies,
-                    spared: ternary_copies / 4,
-                    spared_by_choice: spared,
-                };
-                assert_eq!(copies, expected, "{head:?} {isa}");
-                let entry = |token: i32, position: usize, output: bool| BatchToken {
-                    token,
-                    position: position as i32,
-                    sequence: 0,
-                    output,
-                };
-                let ids = tokens(37, 3000);
-                let mut batch: Vec<BatchToken> = ids
-                    .iter()
-                    .enumerate()
-                    .map(|(i, &id)| entry(id, i, matches!(i, 3 | 9 | 20 | 36)))
-                    .collect();
-                for step in 0..12 {
-                    by_logits.decode(&batch, None).expect("it decodes");
-                    let expected: Vec<Option<usize>> =
-                        by_logits.logits().chunks_exact(3000).map(largest_logit).collect();
-                    let found = by_choice.choose(&batch).expect("it decodes");
-                    assert_eq!(found, expected, "{head:?} {isa} {threads} threads, step {step}");
-                    assert!(by_choice.logits().is_empty(), "there are no logits");
-                    let next = found.last().copied().flatten().expect("a choice");
-                    batch = vec![entry(next as i32, 37 + step, true)];
-                }
-                assert_eq!(cache(&by_logits, 2), cache(&by_choice, 2), "{head:?} {isa}");
-                // Logits are there again for whoever asks.
-                by_choice.decode(&batch, None).expect("it decodes");
-                by_logits.decode(&batch, None).expect("it decodes");
-                assert_eq!(bits(by_choice.logits()), bits(by_logits.logits()), "{head:?} {isa}");
-            }
-        }
-    }
-}
-
-/// Rows that are too much alike for the bounds to tell them apart: all logits are computed then, and the choice is
-/// among them. So too behind activations that are not finite.
-#[test]
-fn choices_that_no_bound_can_make_are_made_among_all_logits() {
-    let folder = folder();
-    let mut alike = open(folder.path(), &tiny());
-    let (width, vocabulary) = (256, 512);
-    // Row by row the same values, times one of eight factors that lie a thousandth apart.
-    let value =
-        |row: usize, k: usize| ((k * 7919 % 101) as f32 - 50.0) * (1.0 + (row * 37 % 8) as f32 / 1024.0);
-    let values = (0..vocabulary * width).map(|i| half::f16::from_f32(value(i / width, i % width) / 512.0));
-    let bytes = values.flat_map(half::f16::to_le_bytes).collect();
-    alike.replace_weight("token_embd.weight", bytes).expect("it fits");
-    let mut infinite = open(folder.path(), &tiny());
-    let gamma = vec![f32::MAX; width].into_iter().flat_map(f32::to_le_bytes).collect();
-    infinite.replace_weight("output_norm.weight", gamma).expect("it fits");
-    for (what, model) in [("rows alike", alike), ("activations not finite", infinite)] {
-        let model = Arc::new(model);
-        let settings = SessionSettings { context: 32, micro_batch: 8, threads: 2, kernel: None };
-        let session = || Session::new(Arc::clone(&model), settings).expect("a session");
-        let (mut by_logits, mut by_choice) = (session(), session());
-        assert!(by_choice.repack(usize::MAX).spared_by_choice > 0);
-        for position in 0..6 {
-            let batch = [BatchToken { token: 40 + position, position, sequence: 0, output: true }];
-            by_logits.decode(&batch, None).expect("it decodes");
-            let expected = largest_logit(by_logits.logits());
-            assert_eq!(by_choice.choose(&batch).expect("it decodes"), [expected], "{what}, token {position}");
-            // The first row has the smallest factor: which one is chosen says something.
-            assert_ne!(expected, Some(0), "{what}, token {position}");
-        }
-    }
-}
-
-/// A batch that is refused leaves nothing behind, with choices as with logits.
-#[test]
-fn a_refused_choice_leaves_the_session_as_it_was() {
-    let folder = folder();
-    let model = Arc::new(open(folder.path(), &tiny()));
-    let settings = SessionSettings { context: 32, micro_batch: 8, threads: 1, kernel: None };
-    let mut session = Session::new(model, settings).expect("a session");
-    session.repack(usize::MAX);
-    let entry = |token: i32, position: i32| BatchToken { token, position, sequence: 0, output: true };
-    assert!(session.choose(&[entry(1 << 20, 0)]).is_err(), "no such token");
-    assert!(session.choose(&[]).is_err(), "no token");
-    let first = session.choose(&[entry(5, 0)]).expect("it decodes");
-    session.clear();
-    assert_eq!(session.choose(&[entry(5, 0)]).expect("it decodes"), first);
-}
-
-/// Whether a session with these kernels copies ternary weights.
-fn packs_anew(isa: Isa) -> bool {
-    isa == Isa::Avx512 && is_x86_feature_detected!("avx512vbmi")
-}
-
-/// Copies take no more than they may: the head is first, then the ternary matrices that still fit, and each changes no
-/// result. A budget of nothing takes copies back.
-#[test]
-fn copies_of_weights_keep_to_their_budget() {
-    const HEAD: usize = 512 * (256 + 20);
-    // `ffn_down` of each layer: 256 rows of 640 codes. Shorter rows are no smaller as copies.
-    const DOWN: usize = 256 * 128;
-    let folder = folder();
-    let model = Arc::new(open(folder.path(), &tiny()));
-    let batches: Vec<Vec<BatchToken>> = tokens(5, 512)
-        .into_iter()
-        .zip(0..)
-        .map(|(token, position)| vec![BatchToken { token, position, sequence: 0, output: true }])
-        .collect();
-    for isa in kernels::available() {
-        let settings = SessionSettings { context: 32, micro_batch: 8, threads: 2, kernel: Some(isa) };
-        let mut session = Session::new(Arc::clone(&model), settings).expect("a session");
-        let run = |session: &mut Session| -> Vec<Vec<u32>> {
-            session.clear();
-            let decode = |batch: &Vec<BatchToken>| {
-                session.decode(batch, None).expect("it decodes");
-                bits(session.logits())
-            };
-            batches.iter().map(decode).collect()
-        };
-        let without = run(&mut session);
-        let down = if packs_anew(isa) { DOWN } else { 0 };
-        for (budget, taken) in [
-            (0, 0),
-            (DOWN - 1, 0),
-            (DOWN, down),
-            (HEAD - 1, 2 * down),
-            (HEAD, HEAD),
-            (HEAD + DOWN, HEAD + down),
-            (HEAD + 2 * DOWN - 1, HEAD + down),
-            (HEAD + 2 * DOWN, HEAD + 2 * down),
-            (usize::MAX, HEAD + 2 * down),
-            (0, 0),
-        ] {
-            assert_eq!(session.repack(budget).bytes, taken, "{isa}, {budget}");
-            assert_eq!(session.weight_copies().bytes, taken, "{isa}, {budget}");
-            assert_eq!(run(&mut session), without, "{isa}, {budget}");
-        }
-    }
-}
-
 /// Rows of 896 codes have copies, whose last block is not whole: those of one step are multiplied from copies, from the
 /// file, and from both, as the budget has it.
 #[test]
@@ -489,10 +337,10 @@ fn products_of_one_step_from_copies_and_from_the_file_have_the_same_bits() {
         ("up to gate", head + rows[..5].iter().sum::<usize>()),
         ("all", usize::MAX),
     ] {
-        if budget < usize::MAX && kernels::available().contains(&Isa::Avx512) && packs_anew(Isa::Avx512) {
+        if budget < usize::MAX && kernels::available().contains(&Isa::Avx512) && packs_ternary(Isa::Avx512) {
             let settings = SessionSettings { context: 32, micro_batch: 8, threads: 1, kernel: None };
             let mut session = Session::new(Arc::clone(&model), settings).expect("a session");
-            assert_eq!(session.repack(budget).bytes, budget, "{what}");
+            assert_eq!(session.repack(Purpose::Choice, budget).bytes, budget, "{what}");
         }
         let logits = assert_same_within(&model, what, &calls, budget);
         assert!(logits.iter().all(|logit| logit.is_finite()), "{what}");

@@ -9,6 +9,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::Duration;
 
+use engine::kernels::Isa;
 use engine::model::Model;
 use harness::case::{Case, LayerSelection, LogitSelection, ModeSelection, Settings};
 use harness::compare::lockstep::Engines;
@@ -180,4 +181,9 @@ pub(crate) fn overflowing(folder: &Path) -> PathBuf {
     fill("blk.0.attn_norm.weight", &1.0f32.to_le_bytes(), 2560);
     fill("blk.0.attn_q.weight", &[0xaa], 2560 * 2560 / 4);
     path
+}
+
+/// Whether a session with these kernels packs ternary weights anew.
+pub(crate) fn packs_ternary(isa: Isa) -> bool {
+    isa == Isa::Avx512 && is_x86_feature_detected!("avx512vbmi")
 }

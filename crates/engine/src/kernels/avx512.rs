@@ -17,6 +17,7 @@
 //! | `f16_gemm`, KV cache | conversions to f32, one per three multiply-adds; with one token by the latency of rows that lie apart | – |
 
 mod base3;
+mod e5m7;
 mod f16_products;
 
 use std::arch::x86_64::*;
@@ -27,7 +28,7 @@ use half::f16;
 use super::avx2::Avx2;
 use super::rows::{check_gemm, check_screen};
 use super::scalar;
-use super::{Base3, Isa, Kernels, PREFETCH_BYTES, QuantizedRow, Rows, Ternary};
+use super::{Base3, E5m7, Isa, Kernels, PREFETCH_BYTES, QuantizedRow, Rows, Ternary};
 use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
 
 // Inside the hot loops nothing goes through a function of the standard library that takes a closure:
@@ -90,6 +91,16 @@ impl Kernels for Avx512 {
         weights.check(q, out);
         // SAFETY: an `Avx512` exists only where `get` found the features, and VBMI was found too.
         unsafe { base3::base3_gemv(weights, q, quantized, out) }
+    }
+
+    fn reads_e5m7(&self) -> bool {
+        true
+    }
+
+    fn e5m7_gemv(&self, weights: E5m7<'_>, x: &[f32], out: &mut [f32]) {
+        weights.check(x, out);
+        // SAFETY: an `Avx512` exists only where `get` found the features.
+        unsafe { e5m7::e5m7_gemv(weights, x, out) }
     }
 
     fn f16_gemm(&self, a: Rows<'_, f16>, b: Rows<'_, f32>, out: &mut [f32], stride: usize) {

@@ -1,6 +1,7 @@
 //! What a matrix kernel reads: rows at a fixed distance, and packed ternary rows.
 
 use crate::quant::base3;
+use crate::quant::e5m7::{self, GROUP};
 use crate::quant::i2_s::BLOCK;
 
 /// `count` rows of `width` elements, `stride` elements apart. `stride` may be larger than `width`
@@ -187,6 +188,53 @@ impl<'a> Base3<'a> {
     /// Panics unless the arguments of a product fit together.
     pub(super) fn check(&self, q: &[i8], out: &[f32]) {
         assert_eq!(q.len(), self.width, "one row of activations");
+        assert_eq!(out.len(), self.count(), "one result per row");
+    }
+}
+
+/// Rows of 13-bit floats ([`e5m7`]), each a whole number of groups.
+#[derive(Debug, Clone, Copy)]
+pub struct E5m7<'a> {
+    packed: &'a [e5m7::Group],
+    width: usize,
+}
+
+impl<'a> E5m7<'a> {
+    /// Rows of `width` values each.
+    ///
+    /// # Panics
+    /// If `width` is not a multiple of [`GROUP`], or `packed` not a whole number of rows.
+    pub fn new(packed: &'a [u8], width: usize) -> Self {
+        assert!(width > 0 && width.is_multiple_of(GROUP), "rows of {width} values");
+        assert!(packed.len().is_multiple_of(e5m7::row_bytes(width)), "a whole number of rows");
+        Self { packed: packed.as_chunks().0.as_chunks().0, width }
+    }
+
+    /// Values of a row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Number of rows.
+    pub fn count(&self) -> usize {
+        self.packed.len() / (self.width / GROUP)
+    }
+
+    /// The groups of row `index`.
+    pub fn row(&self, index: usize) -> &'a [e5m7::Group] {
+        let groups = self.width / GROUP;
+        &self.packed[index * groups..(index + 1) * groups]
+    }
+
+    /// The rows of a range.
+    pub fn rows(&self, range: std::ops::Range<usize>) -> Self {
+        let groups = self.width / GROUP;
+        Self { packed: &self.packed[range.start * groups..range.end * groups], ..*self }
+    }
+
+    /// Panics unless the arguments of a product fit together.
+    pub(super) fn check(&self, x: &[f32], out: &[f32]) {
+        assert_eq!(x.len(), self.width, "one vector");
         assert_eq!(out.len(), self.count(), "one result per row");
     }
 }

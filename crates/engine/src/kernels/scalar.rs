@@ -4,9 +4,9 @@
 use half::f16;
 
 use super::rows::{check_gemm, check_screen};
-use super::{Base3, Isa, Kernels, QuantizedRow, Rows, Ternary};
-use crate::quant::base3;
+use super::{Base3, E5m7, Isa, Kernels, QuantizedRow, Rows, Ternary};
 use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
+use crate::quant::{base3, e5m7};
 
 /// f32 lanes of one vector of the canonical build.
 const LANES: usize = 8;
@@ -57,6 +57,15 @@ impl Kernels for Scalar {
         for (row, out) in out.iter_mut().enumerate() {
             base3::unpack_row(weights.row(row), &mut codes);
             *out = quantized.rescale(screen_dot(&codes, q), weights.scale());
+        }
+    }
+
+    fn e5m7_gemv(&self, weights: E5m7<'_>, x: &[f32], out: &mut [f32]) {
+        weights.check(x, out);
+        let mut stored = vec![0.0; weights.width()];
+        for (row, out) in out.iter_mut().enumerate() {
+            e5m7::unpack_row(weights.row(row).as_flattened().as_flattened(), &mut stored);
+            *out = f32_dot(&stored, x);
         }
     }
 

@@ -6,7 +6,7 @@
 //! `BITNET_KERNEL_ROWS=10000000 cargo test --release -p engine --lib kernels::sweep`.
 
 use super::*;
-use crate::quant::{base3, i2_s};
+use crate::quant::{base3, e5m7, i2_s};
 
 /// Rows without a wish for more.
 const ROWS: usize = 60_000;
@@ -188,6 +188,54 @@ fn rows_of_the_widest_model_have_exact_sums_with_five_codes_to_a_byte() {
             let weights = Base3::new(&packed, width, 1.0);
             select(Some(isa)).unwrap().base3_gemv(weights, &activations, quantized, &mut found);
             assert_eq!(found, [expected], "{isa}, {q}");
+        }
+    }
+}
+
+/// Rows with 13 bits to a weight: what the same weights give in f16. Weights of every magnitude and zeros are among them;
+/// activations too, and such as are not finite.
+#[test]
+fn every_kernel_has_the_bits_of_f16_with_13_bits_to_a_weight() {
+    let kernels: Vec<_> = available().into_iter().map(|isa| select(Some(isa)).unwrap()).collect();
+    let held: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).filter(|value| e5m7::holds(&[*value])).collect();
+    let near_one: Vec<f16> =
+        held.iter().copied().filter(|x| (0.25..4.0).contains(&x.to_f32().abs())).collect();
+    let [smallest, largest] = [f16::from_bits(1), f16::from_f32(127.5)];
+    let mut random = Random(13);
+    for round in 0..600 {
+        let (groups, rows) = (random.up_to(9), random.up_to(30));
+        let width = groups * e5m7::GROUP;
+        let mut weights: Vec<f16> = match random.next() % 8 {
+            0 => vec![f16::NEG_ZERO; rows * width],
+            1 => (0..rows * width).map(|i| if i % 3 == 0 { smallest } else { largest }).collect(),
+            2 => (0..rows * width).map(|_| held[random.up_to(held.len() as u64) - 1]).collect(),
+            _ => (0..rows * width).map(|_| near_one[random.up_to(near_one.len() as u64) - 1]).collect(),
+        };
+        // One row of zeros between others.
+        weights[rows / 2 * width..][..width].fill(f16::ZERO);
+        let mut x: Vec<f32> = match random.next() % 8 {
+            0 => vec![65504.0; width],
+            1 => vec![-0.0; width],
+            2 => (0..width).map(|_| f16::from_bits(random.next() as u16 & 0x7bff).to_f32()).collect(),
+            _ => (0..width).map(|_| f16::from_f32(random.next() as i16 as f32 / 9000.0).to_f32()).collect(),
+        };
+        match round % 10 {
+            7 => x[random.up_to(width as u64) - 1] = f32::INFINITY,
+            8 => x[random.up_to(width as u64) - 1] = f32::NAN,
+            9 => x[random.up_to(width as u64) - 1] = smallest.to_f32(),
+            _ => {}
+        }
+        let mut expected = vec![f32::NAN; rows];
+        Scalar.f16_gemm(Rows::packed(&weights, width), Rows::packed(&x, width), &mut expected, rows);
+        let expected: Vec<u32> = expected.into_iter().map(f32::to_bits).collect();
+        let mut packed = vec![0; rows * e5m7::row_bytes(width)];
+        assert!(e5m7::pack_row(&weights, &mut packed));
+        let scaled: Vec<f32> = x.iter().map(|x| x * e5m7::SCALE).collect();
+        for kernels in &kernels {
+            let mut found = vec![f32::NAN; rows];
+            kernels.e5m7_gemv(E5m7::new(&packed, width), &scaled, &mut found);
+            let found: Vec<u32> = found.into_iter().map(f32::to_bits).collect();
+            assert!(found == expected, "{}: {groups} groups, {rows} rows, round {round}", kernels.isa());
         }
     }
 }

@@ -8,8 +8,8 @@ use std::ops::Range;
 use aligned_vec::{AVec, CACHELINE_ALIGN};
 use half::f16;
 
-use crate::kernels::{Base3, Kernels, QuantizedRow, Rows, Ternary};
-use crate::quant::base3;
+use crate::kernels::{Base3, E5m7, Kernels, QuantizedRow, Rows, Ternary};
+use crate::quant::{base3, e5m7};
 use crate::threads::{Threads, take_front};
 
 /// A weight matrix of dims `[width, rows]` (ggml order): `rows` dot products of length `width`.
@@ -47,6 +47,13 @@ pub enum Matrix<'a> {
         /// `weight = scale · (code − 1)`.
         scale: f32,
     },
+    /// f16 values that are held in 13 bits each ([`e5m7`]): for products with one token.
+    E5m7 {
+        /// Length of a row, a multiple of [`e5m7::GROUP`].
+        width: usize,
+        /// [`e5m7::row_bytes`]`(width)·rows` bytes.
+        packed: &'a [u8],
+    },
 }
 
 impl Matrix<'_> {
@@ -56,7 +63,8 @@ impl Matrix<'_> {
             Self::F32 { width, .. }
             | Self::F16 { width, .. }
             | Self::I2S { width, .. }
-            | Self::Base3 { width, .. } => *width,
+            | Self::Base3 { width, .. }
+            | Self::E5m7 { width, .. } => *width,
         }
     }
 
@@ -67,6 +75,7 @@ impl Matrix<'_> {
             Self::F16 { width, values } => values.len() / width,
             Self::I2S { width, packed, .. } => packed.len() / (width / 4),
             Self::Base3 { width, packed, .. } => packed.len() / base3::row_bytes(*width),
+            Self::E5m7 { width, packed } => packed.len() / e5m7::row_bytes(*width),
         }
     }
 }
@@ -75,7 +84,7 @@ impl Matrix<'_> {
 /// vector register that is loaded from two lines takes two loads.
 #[derive(Debug)]
 pub struct Activations {
-    /// Rounded to f16 and kept as f32.
+    /// Rounded to f16 and kept as f32, for 13-bit floats times [`e5m7::SCALE`].
     rounded: AVec<f32>,
     quantized: AVec<i8>,
     quantized_rows: Vec<QuantizedRow>,
@@ -111,6 +120,13 @@ impl Activations {
             Matrix::F16 { .. } => {
                 self.rounded.resize(x.len(), 0.0);
                 kernels.round_to_f16(x, &mut self.rounded);
+            }
+            Matrix::E5m7 { .. } => {
+                self.rounded.resize(x.len(), 0.0);
+                kernels.round_to_f16(x, &mut self.rounded);
+                for x in self.rounded.iter_mut() {
+                    *x *= e5m7::SCALE;
+                }
             }
             Matrix::I2S { .. } | Matrix::Base3 { .. } => {
                 let (quantized, quantized_rows) = self.quantized_mut(width, x.len() / width);
@@ -216,6 +232,14 @@ impl Prepared<'_> {
                     let (q, out) =
                         (&quantized[part(&(token..token + 1))], &mut out[(token - tokens.start) * stride..]);
                     self.kernels.base3_gemv(weights, q, quantized_rows[token], &mut out[..rows.len()]);
+                }
+            }
+            Matrix::E5m7 { packed, .. } => {
+                let weights = E5m7::new(packed, width).rows(rows.clone());
+                for token in tokens.clone() {
+                    let (x, out) =
+                        (&rounded[part(&(token..token + 1))], &mut out[(token - tokens.start) * stride..]);
+                    self.kernels.e5m7_gemv(weights, x, &mut out[..rows.len()]);
                 }
             }
         }

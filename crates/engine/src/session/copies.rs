@@ -1,11 +1,12 @@
 //! Copies of weights that single tokens are decoded faster with: fewer bytes, the same results, bit for bit.
 //!
 //! Decoding one token reads every weight once and is bound by that. What is read can be less than what the file
-//! holds: ternary codes in five to a byte in place of four ([`crate::quant::base3`]), and, where nobody wants more
-//! than the greedy choice, an int8 copy of the f16 head ([`Screen`]). Both take memory, so they are made
-//! only when asked for, and within a budget.
+//! holds: ternary codes in five to a byte in place of four ([`crate::quant::base3`]); an f16 head that was trained in
+//! bf16 in 13 bits to a weight ([`crate::quant::e5m7`]); and, where nobody wants more than the greedy choice, an int8
+//! copy of the head ([`Screen`]). All of them take memory, so they are made only when asked for, and within a budget.
 
 use crate::graph::{Graph, NodeId, Op, Schedule, Step};
+use crate::kernels::Kernels;
 use crate::model::{Model, WeightId};
 use crate::ops::matmul::Matrix;
 use crate::ops::screen::Screen;
@@ -14,31 +15,43 @@ use crate::threads::Threads;
 use super::Session;
 use super::repacked::Repacked;
 
+/// What single tokens are decoded for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Purpose {
+    /// All logits: [`Session::decode`].
+    Logits,
+    /// The greedy choice alone: [`Session::choose`].
+    Choice,
+}
+
 /// What the copies of a session take and spare.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WeightCopies {
     /// Bytes of memory that they take.
     pub bytes: usize,
-    /// Bytes that decoding a single token reads less with them.
+    /// Bytes that decoding a single token reads less with them, for the purpose that they were made for.
     pub spared: usize,
-    /// Bytes that it reads less again where only the greedy choice is wanted.
-    pub spared_by_choice: usize,
 }
 
 impl Session {
-    /// Copies weights into forms that single tokens are decoded faster with, in at most `budget` bytes: first an f16
-    /// head as int8 for [`choose`](Self::choose), `vocabulary · (width + 20)` bytes; then, where the CPU has AVX-512
-    /// VBMI and no other kernels were asked for, I2_S matrices with five codes to a byte, in the order of the graph,
-    /// each that still fits. Where the system has no memory for one of the two, that one is not made. Returns what
-    /// they take and spare. Copies of an earlier call are dropped before; a budget of 0 leaves none.
+    /// Copies weights into forms that single tokens are decoded faster with, in at most `budget` bytes. Each copy is made
+    /// if it still fits, in this order:
     ///
-    /// No result changes by a bit. Products of several tokens, and whatever is tapped, read the weights of the file.
-    pub fn repack(&mut self, budget: usize) -> WeightCopies {
+    /// * for [`Purpose::Choice`], an f16 head as int8: `vocabulary · (width + 20)` bytes;
+    /// * then, in the order of the graph, I2_S matrices with five codes to a byte, where the CPU has AVX-512 VBMI, and
+    ///   f16 matrices with 13 bits to a weight, where it has AVX-512, all of their values come from bf16, and rows are
+    ///   a multiple of 512 long. If other kernels were asked for, neither is made.
+    ///
+    /// Where the system has no memory for one of the two groups, that one is not made. Returns what the copies take and
+    /// spare. Those of an earlier call are dropped before; a budget of 0 leaves none.
+    ///
+    /// No result changes by a bit, whatever a session is used for afterwards. Products of several tokens, and whatever is
+    /// tapped, read the weights of the file.
+    pub fn repack(&mut self, purpose: Purpose, budget: usize) -> WeightCopies {
         self.copies = None;
         let schedule = self.steps.as_ref().map(|(schedule, _)| schedule);
-        let copies = schedule.map(|schedule| {
-            Copies::new(&self.model, schedule, &self.threads, budget, self.kernels.reads_base3())
-        });
+        let copies = schedule
+            .map(|schedule| Copies::new(&self.model, schedule, self.kernels, &self.threads, purpose, budget));
         self.copies = copies;
         self.weight_copies()
     }
@@ -53,7 +66,7 @@ impl Session {
 #[derive(Debug)]
 pub(super) struct Copies {
     pub(super) head: Option<ScreenedHead>,
-    pub(super) ternary: Option<Repacked>,
+    pub(super) repacked: Option<Repacked>,
 }
 
 /// The product that makes the logits, and the copy of its matrix.
@@ -65,22 +78,33 @@ pub(super) struct ScreenedHead {
 }
 
 impl Copies {
-    fn new(model: &Model, schedule: &Schedule, threads: &Threads, budget: usize, base3: bool) -> Self {
-        let head = ScreenedHead::new(model, schedule, threads, budget);
+    fn new(
+        model: &Model,
+        schedule: &Schedule,
+        kernels: &dyn Kernels,
+        threads: &Threads,
+        purpose: Purpose,
+        budget: usize,
+    ) -> Self {
+        let head = match purpose {
+            Purpose::Logits => None,
+            Purpose::Choice => ScreenedHead::new(model, schedule, threads, budget),
+        };
         let budget = budget - head.as_ref().map_or(0, |head| head.screen.bytes());
+        // Of a head with an int8 copy, single rows are read, from the file.
+        let screened = head.as_ref().map(|head| head.weight);
         let weights = model.graph().nodes.iter().filter_map(|node| match node.op {
-            Op::MatMul { weight } if base3 => Some((weight, model.matrix(weight))),
+            Op::MatMul { weight } if screened != Some(weight) => Some((weight, model.matrix(weight))),
             _ => None,
         });
-        Self { head, ternary: Repacked::new(threads, weights, budget) }
+        Self { head, repacked: Repacked::new(kernels, threads, weights, budget) }
     }
 
     fn summary(&self) -> WeightCopies {
         let screen = self.head.as_ref().map(|head| &head.screen);
         WeightCopies {
-            bytes: self.ternary.as_ref().map_or(0, Repacked::bytes) + screen.map_or(0, Screen::bytes),
-            spared: self.ternary.as_ref().map_or(0, Repacked::spared),
-            spared_by_choice: screen.map_or(0, Screen::spared),
+            bytes: self.repacked.as_ref().map_or(0, Repacked::bytes) + screen.map_or(0, Screen::bytes),
+            spared: self.repacked.as_ref().map_or(0, Repacked::spared) + screen.map_or(0, Screen::spared),
         }
     }
 }

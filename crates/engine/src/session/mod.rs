@@ -37,7 +37,7 @@ use evaluate::{Evaluation, Head, How};
 use scratch::Scratch;
 
 pub use crate::ops::choice::largest_logit;
-pub use copies::WeightCopies;
+pub use copies::{Purpose, WeightCopies};
 pub use isolated::{Isolated, MissingInput};
 pub use replacement::{Evaluate, NodeRun};
 pub use state::{SequenceState, SessionState};
@@ -232,14 +232,14 @@ impl Session {
         };
         // What is tapped is computed from the weights of the file.
         let copies = self.copies.as_mut().filter(|_| matches!(how, How::Steps(..)));
-        let (head, ternary) = copies.map(|copies| (copies.head.as_mut(), copies.ternary.as_ref())).unzip();
+        let (head, repacked) = copies.map(|copies| (copies.head.as_mut(), copies.repacked.as_ref())).unzip();
         let mut evaluation = Evaluation {
             model: &self.model,
             kernels: self.kernels,
             threads: &self.threads,
             cache: &mut self.cache,
             scratch,
-            repacked: ternary.flatten(),
+            repacked: repacked.flatten(),
         };
         let mut choice = None;
         match (how, head.flatten().filter(|_| choose_alone)) {

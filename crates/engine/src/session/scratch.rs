@@ -53,6 +53,7 @@ pub(super) enum MatrixType {
     F32,
     F16,
     I2S,
+    E5m7,
 }
 
 impl MatrixType {
@@ -61,6 +62,7 @@ impl MatrixType {
             Matrix::F32 { .. } => Self::F32,
             Matrix::F16 { .. } => Self::F16,
             Matrix::I2S { .. } | Matrix::Base3 { .. } => Self::I2S,
+            Matrix::E5m7 { .. } => Self::E5m7,
         }
     }
 

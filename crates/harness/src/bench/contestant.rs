@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use engine::kernels::Isa;
 use engine::model::Model;
-use engine::session::{BatchToken, Session, SessionSettings, WeightCopies, largest_logit};
+use engine::session::{BatchToken, Purpose, Session, SessionSettings, WeightCopies, largest_logit};
 
 use crate::case::{LayerSelection, LogitSelection, ModeSelection, Settings};
 use crate::engines::{EngineFailure, EngineManifest, Reference};
@@ -23,7 +23,7 @@ pub struct Setup {
     pub reference_micro_batch: usize,
     /// The subject's instruction set; `None` is the best of this CPU.
     pub kernel: Option<Isa>,
-    /// Bytes that the subject's copies of weights may take: see [`Session::repack`].
+    /// Bytes that the subject's copies of weights may take at a time: see [`Session::repack`].
     pub copy_memory: usize,
 }
 
@@ -70,10 +70,13 @@ pub trait Contestant {
 pub struct SubjectContestant {
     session: Session,
     threads: usize,
+    copy_memory: usize,
+    /// What the copies of weights were made for.
+    purpose: Option<Purpose>,
 }
 
 impl SubjectContestant {
-    /// A session on `model`, with its copies of weights made.
+    /// A session on `model`, without copies of weights yet.
     ///
     /// # Errors
     /// The setup cannot be used: see [`Session::new`].
@@ -84,9 +87,8 @@ impl SubjectContestant {
             threads: setup.threads,
             kernel: setup.kernel,
         };
-        let mut session = Session::new(Arc::clone(model), settings)?;
-        session.repack(setup.copy_memory);
-        Ok(Self { session, threads: setup.threads })
+        let session = Session::new(Arc::clone(model), settings)?;
+        Ok(Self { session, threads: setup.threads, copy_memory: setup.copy_memory, purpose: None })
     }
 
     /// What it is: a line of the report's manifest.
@@ -100,8 +102,12 @@ impl SubjectContestant {
         }
     }
 
-    /// What its copies of weights take and spare.
-    pub fn weight_copies(&self) -> WeightCopies {
+    /// Makes the copies of weights for a purpose, unless that are those there are; what they take and spare.
+    pub fn repack_for(&mut self, purpose: Purpose) -> WeightCopies {
+        if self.purpose != Some(purpose) {
+            self.session.repack(purpose, self.copy_memory);
+            self.purpose = Some(purpose);
+        }
         self.session.weight_copies()
     }
 

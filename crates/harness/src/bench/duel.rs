@@ -112,6 +112,8 @@ impl Agreement {
 pub struct Series {
     /// What was timed.
     pub workload: Workload,
+    /// What the subject's copies of weights took and spared meanwhile.
+    pub copies: WeightCopies,
     /// Seconds of the subject and of the reference, pair by pair.
     pub pairs: Vec<(f64, f64)>,
     /// 10⁹ bytes per second that memory gave, sustained, before and behind the subject's and the reference's execution, pair
@@ -130,8 +132,6 @@ pub struct Outcome {
     pub reference_micro_batch: usize,
     /// The subject.
     pub subject: EngineManifest,
-    /// What its copies of weights take and spare.
-    pub copies: WeightCopies,
 }
 
 /// Where duels are held: the model, on both sides.
@@ -178,13 +178,13 @@ impl Arena<'_> {
             series: Vec::new(),
             reference_micro_batch: setup.reference_micro_batch,
             subject: subject.describe(),
-            copies: subject.weight_copies(),
         };
         if outcome.agreement.holds() || !self.must_agree {
             let bandwidth = || self.memory.measure(setup.threads).sustained_gbps;
             for script in &scripts {
+                let copies = subject.repack_for(script.workload.purpose());
                 let series = time(&mut subject, self.reference, script, pairs, &bandwidth, progress)?;
-                outcome.series.push(series);
+                outcome.series.push(Series { copies, ..series });
             }
         }
         Ok(outcome)
@@ -238,6 +238,7 @@ fn rehearse(
         subject_choices: Vec::new(),
         reference_choices: Vec::new(),
     };
+    subject.repack_for(workload.purpose());
     Contestant::clear(subject)?;
     Contestant::clear(reference)?;
     for step in 0..=workload.steps() {
@@ -273,7 +274,12 @@ fn time(
     bandwidth: &dyn Fn() -> f64,
     progress: &mut dyn FnMut(Workload),
 ) -> Result<Series, DuelError> {
-    let mut series = Series { workload: script.workload, pairs: Vec::new(), bandwidths: Vec::new() };
+    let mut series = Series {
+        workload: script.workload,
+        copies: WeightCopies::default(),
+        pairs: Vec::new(),
+        bandwidths: Vec::new(),
+    };
     let is_bound_by_memory = script.workload.steps() > 0;
     let measure = || {
         is_bound_by_memory.then(|| {

@@ -1,5 +1,6 @@
 //! The report of `bench`: one value; its JSON form is what serde writes, its text form is in `report::text`.
 
+use engine::session::WeightCopies;
 use serde::Serialize;
 
 use super::bandwidth::Bandwidth;
@@ -29,7 +30,7 @@ pub struct BenchReport {
     /// Single tokens behind a prompt; `None` if nothing was timed.
     pub decode: Option<DecodeReport>,
     /// The same where the subject is asked for its greedy choice alone; the reference computes all logits.
-    pub greedy: Option<GreedyReport>,
+    pub greedy: Option<DecodeReport>,
     /// Prompts.
     pub prefill: Vec<PrefillReport>,
     /// What memory gave before and behind all pairs, the better one. Shares are of what it gave in their pairs.
@@ -65,10 +66,8 @@ pub struct BenchManifest {
     pub micro_batch: usize,
     /// Most tokens per graph of the reference.
     pub reference_micro_batch: usize,
-    /// Bytes that the subject's copies of weights were allowed to take.
+    /// Bytes that the subject's copies of weights were allowed to take at a time.
     pub copy_memory: usize,
-    /// Bytes that they take.
-    pub copy_bytes: usize,
     /// The command that repeats the run.
     pub reproduce: String,
 }
@@ -138,6 +137,8 @@ pub struct DecodeReport {
     /// The speeds.
     #[serde(flatten)]
     pub speed: Speed,
+    /// Bytes of memory that the subject's copies of weights take.
+    pub copy_bytes: usize,
     /// Bytes that the subject reads at least for a token: all weights, or copies of them, and the keys and values before
     /// it.
     pub bytes_per_token: f64,
@@ -154,16 +155,6 @@ pub struct DecodeReport {
     pub bandwidth_fraction_interval: Interval,
     /// Likewise of the reference.
     pub reference_bandwidth_fraction: Interval,
-}
-
-/// Single tokens of which only the greedy choice is wanted.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct GreedyReport {
-    /// The speeds.
-    #[serde(flatten)]
-    pub decode: DecodeReport,
-    /// Bytes of memory that the subject's copies of weights take.
-    pub memory_bytes: usize,
 }
 
 /// How the speeds change with one quantity at a time.
@@ -222,6 +213,7 @@ impl Line {
                 let line = DecodeReport {
                     depth,
                     steps,
+                    copy_bytes: series.copies.bytes,
                     bytes_per_token: bytes.subject,
                     reference_bytes_per_token: bytes.reference,
                     subject_gbps: speed.subject_tps * bytes.subject / 1e9,
@@ -252,11 +244,11 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// The lines of `series`; `work` counts what a workload does.
-    pub fn of(series: &[Series], work: impl Fn(Workload) -> Work) -> Self {
+    /// The lines of `series`; `work` counts what a workload does with the copies there were.
+    pub fn of(series: &[Series], work: impl Fn(Workload, &WeightCopies) -> Work) -> Self {
         let mut lines = Self::default();
         for series in series {
-            match Line::of(series, &work(series.workload)) {
+            match Line::of(series, &work(series.workload, &series.copies)) {
                 Line::Prefill(line) => lines.prefill.push(line),
                 Line::Decode(line) => lines.decode.push(line),
                 Line::Greedy(line) => lines.greedy.push(line),
@@ -293,7 +285,8 @@ mod tests {
     fn a_ratio_is_taken_within_a_pair_and_speeds_are_of_median_times() {
         // The machine was ten times slower during the last pair: the ratio does not care.
         let pairs = vec![(1.0, 2.0), (1.0, 2.0), (10.0, 20.0)];
-        let series = Series { workload: Workload::Prefill { tokens: 8 }, pairs, bandwidths: Vec::new() };
+        let workload = Workload::Prefill { tokens: 8 };
+        let series = Series { workload, copies: WeightCopies::default(), pairs, bandwidths: Vec::new() };
         let work = Work { multiply_adds: 4e9, bytes_per_token: None };
         let speed = Speed::of(&series, &work);
         assert_eq!(speed.ratio, Interval { median: 2.0, lo: 2.0, hi: 2.0 });
@@ -307,14 +300,17 @@ mod tests {
         let workload = Workload::Decode { depth: 4, steps: 10 };
         // In the last pair memory gave half, and both took twice as long: the share does not care.
         let pairs = vec![(1.0, 2.0), (1.0, 2.0), (2.0, 4.0)];
-        let series = Series { workload, pairs, bandwidths: vec![(20.0, 30.0), (20.0, 30.0), (10.0, 15.0)] };
+        let bandwidths = vec![(20.0, 30.0), (20.0, 30.0), (10.0, 15.0)];
+        let copies = WeightCopies { bytes: 7, spared: 3 };
+        let series = Series { workload, copies, pairs, bandwidths };
         let bytes = BytesPerToken { subject: 0.5e9, reference: 0.6e9 };
         let work = Work { multiply_adds: 1e9, bytes_per_token: Some(bytes) };
         let Line::Decode(line) = Line::of(&series, &work) else { panic!("a decode") };
         assert_eq!((line.subject_gbps, line.reference_gbps, line.bandwidth_fraction), (5.0, 3.0, 0.25));
+        assert_eq!(line.copy_bytes, 7);
         assert_eq!(line.bandwidth_fraction_interval, Interval { median: 0.25, lo: 0.25, hi: 0.25 });
         assert_eq!(line.reference_bandwidth_fraction, Interval { median: 0.1, lo: 0.1, hi: 0.1 });
-        let Lines { prefill, decode, .. } = Lines::of(&[series], |_| work);
+        let Lines { prefill, decode, .. } = Lines::of(&[series], |_, _| work);
         assert_eq!((prefill.len(), decode), (0, vec![line]));
     }
 }

@@ -77,8 +77,8 @@ impl Plan {
             let outcome = arena.hold(setup, &workloads, self.pairs, progress)?;
             agreement.absorb(outcome.agreement);
             micro_batch = micro_batch.min(outcome.reference_micro_batch);
-            let work = |workload| Work::of(model, workload, &outcome.copies);
-            let Lines { prefill, decode, .. } = Lines::of(&outcome.series, work);
+            let Lines { prefill, decode, .. } =
+                Lines::of(&outcome.series, |workload, copies| Work::of(model, workload, copies));
             let rows = prefill.into_iter().zip(decode);
             scaling.threads.extend(rows.map(|(prefill, decode)| ThreadsRow { threads, prefill, decode }));
         }
@@ -88,8 +88,7 @@ impl Plan {
             let outcome = arena.hold(setup, &workloads, self.pairs, progress)?;
             agreement.absorb(outcome.agreement);
             micro_batch = micro_batch.min(outcome.reference_micro_batch);
-            let work = |workload| Work::of(model, workload, &outcome.copies);
-            let lines = Lines::of(&outcome.series, work);
+            let lines = Lines::of(&outcome.series, |workload, copies| Work::of(model, workload, copies));
             (scaling.prompt, scaling.depth) = (lines.prefill, lines.decode);
         }
         Ok((scaling, agreement, micro_batch))

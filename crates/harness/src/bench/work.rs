@@ -30,7 +30,7 @@ pub struct BytesPerToken {
 }
 
 impl Work {
-    /// Counts the timed part of `workload`, the subject having `copies` of weights.
+    /// Counts the timed part of `workload`, the subject having `copies` of weights for its purpose.
     pub fn of(model: &Model, workload: Workload, copies: &WeightCopies) -> Self {
         let positions = workload.prompt()..workload.cells();
         let decode = |spared: usize| {
@@ -44,8 +44,7 @@ impl Work {
             Workload::Prefill { tokens } => {
                 Self { multiply_adds: multiply_adds(model, 0..tokens, 1), bytes_per_token: None }
             }
-            Workload::Decode { .. } => decode(copies.spared),
-            Workload::Greedy { .. } => decode(copies.spared + copies.spared_by_choice),
+            Workload::Decode { .. } | Workload::Greedy { .. } => decode(copies.spared),
         }
     }
 }
@@ -171,8 +170,10 @@ mod tests {
         with_tiny(|model| {
             let settings = SessionSettings { context: 32, micro_batch: 8, threads: 1, kernel: None };
             let mut session = Session::new(Arc::clone(model), settings).expect("a session");
-            let copies = session.repack(usize::MAX);
-            let bytes = |workload| Work::of(model, workload, &copies).bytes_per_token.expect("single tokens");
+            let mut bytes = |workload: Workload| {
+                let copies = session.repack(workload.purpose(), usize::MAX);
+                Work::of(model, workload, &copies).bytes_per_token.expect("single tokens")
+            };
             let decode = bytes(Workload::Decode { depth: 10, steps: 3 });
             let greedy = bytes(Workload::Greedy { depth: 10, steps: 3 });
             assert_eq!(greedy.reference, decode.reference);

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use engine::session::Purpose;
+
 /// One thing to do, with an empty KV cache at its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Workload {
@@ -49,6 +51,14 @@ impl Workload {
         match *self {
             Self::Prefill { tokens } => tokens,
             Self::Decode { steps, .. } | Self::Greedy { steps, .. } => steps,
+        }
+    }
+
+    /// What its single tokens are decoded for.
+    pub fn purpose(&self) -> Purpose {
+        match self {
+            Self::Prefill { .. } | Self::Decode { .. } => Purpose::Logits,
+            Self::Greedy { .. } => Purpose::Choice,
         }
     }
 

@@ -15,7 +15,7 @@ use super::model_hash::ModelHash;
 use crate::bench::bandwidth::ReadBuffer;
 use crate::bench::contestant::Setup;
 use crate::bench::duel::DuelError;
-use crate::bench::report::{BenchFormat, BenchManifest, GreedyReport, Lines, Scaling};
+use crate::bench::report::{BenchFormat, BenchManifest, Lines, Scaling};
 use crate::bench::scaling::{Plan, context_of};
 use crate::bench::taps::TapCosts;
 use crate::bench::work::Work;
@@ -81,7 +81,7 @@ pub struct BenchArgs {
     #[arg(long = "reference-ubatch-size", value_name = "N", default_value_t = 512, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1 << 14))]
     pub reference_micro_batch: usize,
 
-    /// Memory that the subject's copies of weights may take, which it decodes single tokens faster with; 0: no copies
+    /// Memory that the subject's copies of weights may take at a time, which it decodes single tokens faster with; 0: none
     /// [default: as much as the model's file has]
     #[arg(long, value_name = "MIB", value_parser = RangedU64ValueParser::<usize>::new().range(0..=1 << 24))]
     pub copy_memory: Option<usize>,
@@ -172,8 +172,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
     let taps = args.taps.then(|| tap_costs(&mut arena, &setup, args)).transpose().map_err(failure)?;
 
     let Lines { prefill, decode, greedy } =
-        Lines::of(&outcome.series, |workload| Work::of(&model, workload, &outcome.copies));
-    let memory_bytes = outcome.copies.bytes;
+        Lines::of(&outcome.series, |workload, copies| Work::of(&model, workload, copies));
     let tokens_agree = outcome.agreement.holds();
     let exit = if tokens_agree || !must_agree { ExitCode::Parity } else { ExitCode::Divergence };
     let mut report = BenchReport {
@@ -183,7 +182,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
         tokens_agree,
         agreement: outcome.agreement,
         decode: decode.into_iter().next(),
-        greedy: greedy.into_iter().next().map(|decode| GreedyReport { decode, memory_bytes }),
+        greedy: greedy.into_iter().next(),
         prefill,
         bandwidth,
         threads,
@@ -200,7 +199,6 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
             micro_batch: args.micro_batch,
             reference_micro_batch: outcome.reference_micro_batch,
             copy_memory: setup.copy_memory,
-            copy_bytes: memory_bytes,
             reproduce: args.reproduce(path, &setup),
         },
     };

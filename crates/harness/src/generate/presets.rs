@@ -95,6 +95,7 @@ impl ModelSpec {
                 ffn: 6912,
                 vocabulary: 128_256,
                 context_length: 4096,
+                head_type: HeadType::F16FromBf16,
                 attn_norm_level: 0.02,
                 ..small
             },

@@ -81,20 +81,23 @@ pub fn architecture(name: &str) -> Result<Architecture, GenerateError> {
 /// The type of `token_embd.weight` (and of `output.weight`, where there is one).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum HeadType {
-    /// Half precision, as in the official file.
+    /// Half precision.
     F16,
+    /// Half precision, with values that bf16 holds too, as in the official file: models are trained in bf16.
+    F16FromBf16,
     /// Single precision.
     F32,
 }
 
 impl HeadType {
     /// Every type.
-    pub const ALL: [Self; 2] = [Self::F16, Self::F32];
+    pub const ALL: [Self; 3] = [Self::F16, Self::F16FromBf16, Self::F32];
 
     /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::F16 => "f16",
+            Self::F16FromBf16 => "f16-from-bf16",
             Self::F32 => "f32",
         }
     }

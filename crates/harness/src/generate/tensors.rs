@@ -53,7 +53,7 @@ impl TensorPlan {
     pub(super) fn tensor_type(&self) -> TensorType {
         match self.contents {
             Contents::Ternary { .. } => TensorType::I2_S,
-            Contents::Embedding(HeadType::F16) => TensorType::F16,
+            Contents::Embedding(HeadType::F16 | HeadType::F16FromBf16) => TensorType::F16,
             Contents::Embedding(HeadType::F32)
             | Contents::NormWeight { .. }
             | Contents::Bias

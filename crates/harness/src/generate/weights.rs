@@ -6,7 +6,7 @@
 use std::io::{self, Write};
 
 use engine::quant::i2_s::TAIL_BYTES;
-use half::f16;
+use half::{bf16, f16};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
 
@@ -40,7 +40,11 @@ pub(super) fn write(tensor: &TensorPlan, seed: u64, out: &mut dyn Write) -> io::
             tail[..4].copy_from_slice(&scale.to_le_bytes());
             out.write_all(&tail)
         }
-        Contents::Embedding(HeadType::F16) => write_normal_f16(elements, EMBEDDING_STD, &mut rng, out),
+        Contents::Embedding(HeadType::F16) => write_normal_f16(elements, f16::from_f32, &mut rng, out),
+        Contents::Embedding(HeadType::F16FromBf16) => {
+            let rounded = |value| f16::from_f32(bf16::from_f32(value).to_f32());
+            write_normal_f16(elements, rounded, &mut rng, out)
+        }
         Contents::Embedding(HeadType::F32) => write_normal_f32(elements, EMBEDDING_STD, &mut rng, out),
         Contents::Bias => write_normal_f32(elements, BIAS_STD, &mut rng, out),
         Contents::NormWeight { level } => write_f32(elements, out, |_| norm_weight(&mut rng) * level),
@@ -102,10 +106,16 @@ fn write_codes(len: u64, rng: &mut ChaCha8Rng, out: &mut dyn Write) -> io::Resul
     })
 }
 
-fn write_normal_f16(elements: u64, std: f32, rng: &mut ChaCha8Rng, out: &mut dyn Write) -> io::Result<()> {
+/// Values of the embedding, `rounded` to f16.
+fn write_normal_f16(
+    elements: u64,
+    rounded: impl Fn(f32) -> f16,
+    rng: &mut ChaCha8Rng,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     let table = HalfNormal::new();
-    let values: Vec<[u8; 2]> =
-        (0..=u16::MAX).map(|bits| f16::from_f32(table.value_of_16_bits(bits) * std).to_le_bytes()).collect();
+    let value = |bits: u16| rounded(table.value_of_16_bits(bits) * EMBEDDING_STD).to_le_bytes();
+    let values: Vec<[u8; 2]> = (0..=u16::MAX).map(value).collect();
     in_chunks(elements, 2, out, |chunk| {
         rng.fill_bytes(chunk);
         for element in chunk.chunks_exact_mut(2) {
@@ -208,7 +218,7 @@ mod tests {
             let bytes = data("token_embd.weight", &[256, 300], Contents::Embedding(head), 3);
             let values: Vec<f64> = match head {
                 HeadType::F32 => floats(&bytes).into_iter().map(f64::from).collect(),
-                HeadType::F16 => {
+                HeadType::F16 | HeadType::F16FromBf16 => {
                     bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f64()).collect()
                 }
             };
@@ -217,6 +227,16 @@ mod tests {
             assert!((variance.sqrt() / std - 1.0).abs() < 0.02, "{head}: {}", variance.sqrt());
             let within = values.iter().filter(|v| v.abs() < std).count() as f64 / values.len() as f64;
             assert!((within - 0.6827).abs() < 0.01, "{head}: {within}");
+        }
+    }
+
+    #[test]
+    fn embeddings_from_bf16_lose_nothing_as_bf16_and_the_others_do() {
+        for (head, lossless) in [(HeadType::F16FromBf16, true), (HeadType::F16, false)] {
+            let bytes = data("token_embd.weight", &[256, 4], Contents::Embedding(head), 3);
+            let values = bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32());
+            let mut kept = values.map(|value| bf16::from_f32(value).to_f32() == value);
+            assert_eq!(kept.all(|kept| kept), lossless, "{head}");
         }
     }
 

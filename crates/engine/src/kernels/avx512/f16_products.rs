@@ -139,7 +139,7 @@ fn finish_rows(sums: __m128, a_tails: [&[f16]; ROWS], b_tail: &[f32], out: &mut 
 /// The canonical reduction tree of four rows at once: `(a0+a2) + (a1+a3)`, `lo + hi`,
 /// `(t0+t1) + (t2+t3)`. Rows share registers as soon as their sums leave room.
 #[target_feature(enable = "avx512f,avx512vl")]
-fn reduce_rows(low: [__m512; ROWS], high: [__m512; ROWS]) -> __m128 {
+pub(super) fn reduce_rows(low: [__m512; ROWS], high: [__m512; ROWS]) -> __m128 {
     let [a, b, c, d] = [
         _mm512_add_ps(low[0], high[0]),
         _mm512_add_ps(low[1], high[1]),
@@ -158,7 +158,7 @@ fn reduce_rows(low: [__m512; ROWS], high: [__m512; ROWS]) -> __m128 {
 }
 
 #[target_feature(enable = "avx512f")]
-fn load_f32(values: &[f32; 16]) -> __m512 {
+pub(super) fn load_f32(values: &[f32; 16]) -> __m512 {
     // SAFETY: the reference covers the 64 bytes that are read; no alignment is required.
     unsafe { _mm512_loadu_ps(values.as_ptr()) }
 }

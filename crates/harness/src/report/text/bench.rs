@@ -4,7 +4,7 @@ use super::head;
 use super::layout::{Tables, field, line, wrapped};
 use crate::bench::BenchReport;
 use crate::bench::duel::Disagreement;
-use crate::bench::report::{BenchManifest, DecodeReport, GreedyReport, PrefillReport, Scaling, Speed};
+use crate::bench::report::{BenchManifest, DecodeReport, PrefillReport, Scaling, Speed};
 use crate::bench::statistics::Interval;
 use crate::bench::taps::{SideCost, TapCosts};
 use crate::bench::workload::Workload;
@@ -35,10 +35,10 @@ fn manifest(out: &mut String, report: &BenchReport, manifest: &BenchManifest) {
     field(out, "", &head::sizes(&manifest.model));
     field(out, "sha256", manifest.model.sha256.as_deref().unwrap_or("not computed"));
     head::subject(out, &manifest.subject);
-    let [taken, allowed] = [manifest.copy_bytes, manifest.copy_memory].map(|bytes| bytes as f64 / 1e6);
     let text = format!(
-        "micro-batch {}; copies of weights {taken:.1} MB of {allowed:.1} MB that they may take",
-        manifest.micro_batch
+        "micro-batch {}; copies of weights may take {:.1} MB at a time",
+        manifest.micro_batch,
+        manifest.copy_memory as f64 / 1e6
     );
     field(out, "", &text);
     head::reference(out, &manifest.reference);
@@ -103,9 +103,8 @@ fn decode_row(decode: &DecodeReport) -> [String; 7] {
     row(Workload::Decode { depth: decode.depth, steps: decode.steps }.to_string(), &decode.speed)
 }
 
-fn greedy_row(greedy: &GreedyReport) -> [String; 7] {
-    let DecodeReport { depth, steps, speed, .. } = &greedy.decode;
-    row(Workload::Greedy { depth: *depth, steps: *steps }.to_string(), speed)
+fn greedy_row(greedy: &DecodeReport) -> [String; 7] {
+    row(Workload::Greedy { depth: greedy.depth, steps: greedy.steps }.to_string(), &greedy.speed)
 }
 
 fn speeds(out: &mut String, report: &BenchReport) {
@@ -125,8 +124,8 @@ fn speeds(out: &mut String, report: &BenchReport) {
         decode.reference_bandwidth_fraction.median * 100.0
     );
     wrapped(out, "", &text);
-    if let Some(GreedyReport { decode, .. }) = &report.greedy {
-        let text = format!("a greedy token is the one that all logits give and reads {}", reading(decode));
+    if let Some(greedy) = &report.greedy {
+        let text = format!("a greedy token is the one that all logits give and reads {}", reading(greedy));
         wrapped(out, "", &text);
     }
 }
@@ -136,8 +135,10 @@ fn reading(decode: &DecodeReport) -> String {
     let Interval { median, lo, hi } = decode.bandwidth_fraction_interval;
     let [median, lo, hi] = [median, lo, hi].map(|fraction| fraction * 100.0);
     format!(
-        "{:.1} MB, {:.1} GB/s, {median:.0} % ({lo:.0} to {hi:.0}) of the bandwidth in the same pairs",
+        "{:.1} MB (copies of weights {:.1} MB), {:.1} GB/s, {median:.0} % ({lo:.0} to {hi:.0}) of the bandwidth in the \
+         same pairs",
         decode.bytes_per_token / 1e6,
+        decode.copy_bytes as f64 / 1e6,
         decode.subject_gbps
     )
 }
@@ -212,9 +213,10 @@ fn summary(report: &BenchReport) -> String {
                 .map(|prefill| format!("{:.2}x on pp {}", prefill.speed.ratio.median, prefill.tokens))
                 .collect();
             let tokens = if report.tokens_agree { "tokens agree" } else { "tokens differ" };
-            let greedy = report.greedy.as_ref().map_or_else(String::new, |greedy| {
-                format!(", greedy {:.2}x", greedy.decode.speed.ratio.median)
-            });
+            let greedy = report
+                .greedy
+                .as_ref()
+                .map_or_else(String::new, |greedy| format!(", greedy {:.2}x", greedy.speed.ratio.median));
             format!(
                 "bench: {:.2}x the {against} build's decode speed{greedy}, {}; {tokens}",
                 decode.speed.ratio.median,

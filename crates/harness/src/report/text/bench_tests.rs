@@ -1,5 +1,7 @@
 //! What the text report of a bench says, on a report made by hand.
 
+use engine::session::WeightCopies;
+
 use super::*;
 use crate::bench::bandwidth::Bandwidth;
 use crate::bench::duel::{Agreement, Series};
@@ -44,6 +46,7 @@ fn fixture() -> BenchReport {
     let bandwidth = Bandwidth { threads: 2, bytes: 1 << 29, gbps: 20.0, sustained_gbps: 18.0 };
     let series = |workload, ours, theirs| Series {
         workload,
+        copies: WeightCopies { bytes: 250_000_000, spared: 100_000_000 },
         pairs: vec![(ours, theirs); 10],
         bandwidths: vec![(16.0, 20.0); 10],
     };
@@ -52,7 +55,7 @@ fn fixture() -> BenchReport {
         series(Workload::Decode { depth: 64, steps: 16 }, 1.0, 2.0),
         series(Workload::Greedy { depth: 64, steps: 16 }, 0.5, 2.0),
     ];
-    let work = |workload: Workload| Work {
+    let work = |workload: Workload, _: &WeightCopies| Work {
         multiply_adds: 2e9,
         bytes_per_token: (workload.steps() > 0).then_some(BytesPerToken { subject: 0.5e9, reference: 0.6e9 }),
     };
@@ -65,7 +68,7 @@ fn fixture() -> BenchReport {
         tokens_agree: true,
         agreement: Agreement { compared: 18, agreeing: 18, first_disagreement: None },
         decode: decode.first().cloned(),
-        greedy: greedy.first().cloned().map(|decode| GreedyReport { decode, memory_bytes: 250_000_000 }),
+        greedy: greedy.first().cloned(),
         scaling: Some(Scaling {
             pairs: 5,
             threads: vec![row],
@@ -103,7 +106,6 @@ fn fixture() -> BenchReport {
             micro_batch: 128,
             reference_micro_batch: 512,
             copy_memory: 300_000_000,
-            copy_bytes: 250_000_000,
             reproduce: "parity-check bench -m m.gguf".to_owned(),
         },
     }
@@ -124,7 +126,8 @@ fn the_text_has_every_figure_and_fits_its_width() {
     has(&["600.0 MB", "4.8 GB/s", "24 %"]);
     has(&["greedy 16 @ 64", "4.00", "32.00", "8.00"]);
     has(&["16.0 GB/s", "100 % (100 to 100)"]);
-    has(&["copies of weights 250.0 MB", "300.0 MB"]);
+    has(&["copies of weights may take 300.0 MB"]);
+    has(&["a decoded token", "(copies of weights 250.0 MB)"]);
     has(&["greedy tokens: 18 of 18 agree"]);
     has(&["1: pp 128"]);
     has(&["left out", "2048"]);

@@ -1,0 +1,261 @@
+//! Copies of weights that single tokens are decoded faster with: they change no bit, keep to their budget, and choose the
+//! token that all logits would have chosen.
+
+mod common;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use common::{folder, model, packs_ternary, tiny, tokens};
+use engine::kernels::{self, Isa};
+use engine::model::Model;
+use engine::session::{BatchToken, Purpose, Session, SessionSettings, WeightCopies, largest_logit};
+use harness::generate::{HeadType, ModelSpec};
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+/// The cache of every layer, as bits.
+fn cache(session: &Session, layers: usize) -> Vec<u16> {
+    let cache = session.cache();
+    (0..layers)
+        .flat_map(|layer| cache.keys(layer).iter().chain(cache.values(layer)))
+        .map(|value| value.to_bits())
+        .collect()
+}
+
+fn open(folder: &Path, spec: &ModelSpec) -> Model {
+    Model::open(&model(folder, spec)).expect("it opens")
+}
+
+/// Choices without logits are those of all logits: greedy decoding with one output at a time and with several, behind
+/// prompts that are cut into micro-batches, with each instruction set, and on heads of each type.
+#[test]
+fn choices_without_logits_are_those_of_all_logits() {
+    for head in HeadType::ALL {
+        let folder = folder();
+        let spec = ModelSpec { head_type: head, vocabulary: 3000, ..tiny() };
+        let model = Arc::new(open(folder.path(), &spec));
+        for isa in kernels::available() {
+            for threads in [1, 3] {
+                let settings = SessionSettings { context: 128, micro_batch: 16, threads, kernel: Some(isa) };
+                let session = || Session::new(Arc::clone(&model), settings).expect("a session");
+                let (mut by_logits, mut by_choice) = (session(), session());
+                let copies = by_choice.repack(Purpose::Choice, usize::MAX);
+                let (head_copy, spared) = match head {
+                    HeadType::F16 | HeadType::F16FromBf16 => (3000 * (256 + 20), 3000 * (256 - 12)),
+                    HeadType::F32 => (0, 0),
+                };
+                // Rows of 640 codes: two blocks of 64 bytes each, in place of 160 bytes.
+                let ternary_copies = if packs_ternary(isa) { 2 * 256 * 128 } else { 0 };
+                let expected =
+                    WeightCopies { bytes: head_copy + ternary_copies, spared: spared + ternary_copies / 4 };
+                assert_eq!(copies, expected, "{head:?} {isa}");
+                let entry = |token: i32, position: usize, output: bool| BatchToken {
+                    token,
+                    position: position as i32,
+                    sequence: 0,
+                    output,
+                };
+                let ids = tokens(37, 3000);
+                let mut batch: Vec<BatchToken> = ids
+                    .iter()
+                    .enumerate()
+                    .map(|(i, &id)| entry(id, i, matches!(i, 3 | 9 | 20 | 36)))
+                    .collect();
+                for step in 0..12 {
+                    by_logits.decode(&batch, None).expect("it decodes");
+                    let expected: Vec<Option<usize>> =
+                        by_logits.logits().chunks_exact(3000).map(largest_logit).collect();
+                    let found = by_choice.choose(&batch).expect("it decodes");
+                    assert_eq!(found, expected, "{head:?} {isa} {threads} threads, step {step}");
+                    assert!(by_choice.logits().is_empty(), "there are no logits");
+                    let next = found.last().copied().flatten().expect("a choice");
+                    batch = vec![entry(next as i32, 37 + step, true)];
+                }
+                assert_eq!(cache(&by_logits, 2), cache(&by_choice, 2), "{head:?} {isa}");
+                // Logits are there again for whoever asks.
+                by_choice.decode(&batch, None).expect("it decodes");
+                by_logits.decode(&batch, None).expect("it decodes");
+                assert_eq!(bits(by_choice.logits()), bits(by_logits.logits()), "{head:?} {isa}");
+            }
+        }
+    }
+}
+
+/// Rows that are too much alike for the bounds to tell them apart: all logits are computed then, and the choice is
+/// among them. So too behind activations that are not finite.
+#[test]
+fn choices_that_no_bound_can_make_are_made_among_all_logits() {
+    let folder = folder();
+    let mut alike = open(folder.path(), &tiny());
+    let (width, vocabulary) = (256, 512);
+    // Row by row the same values, times one of eight factors that lie a thousandth apart.
+    let value =
+        |row: usize, k: usize| ((k * 7919 % 101) as f32 - 50.0) * (1.0 + (row * 37 % 8) as f32 / 1024.0);
+    let values = (0..vocabulary * width).map(|i| half::f16::from_f32(value(i / width, i % width) / 512.0));
+    let bytes = values.flat_map(half::f16::to_le_bytes).collect();
+    alike.replace_weight("token_embd.weight", bytes).expect("it fits");
+    let mut infinite = open(folder.path(), &tiny());
+    let gamma = vec![f32::MAX; width].into_iter().flat_map(f32::to_le_bytes).collect();
+    infinite.replace_weight("output_norm.weight", gamma).expect("it fits");
+    for (what, model) in [("rows alike", alike), ("activations not finite", infinite)] {
+        let model = Arc::new(model);
+        let settings = SessionSettings { context: 32, micro_batch: 8, threads: 2, kernel: None };
+        let session = || Session::new(Arc::clone(&model), settings).expect("a session");
+        let (mut by_logits, mut by_choice) = (session(), session());
+        assert!(by_choice.repack(Purpose::Choice, usize::MAX).spared >= vocabulary * (width - 12));
+        for position in 0..6 {
+            let batch = [BatchToken { token: 40 + position, position, sequence: 0, output: true }];
+            by_logits.decode(&batch, None).expect("it decodes");
+            let expected = largest_logit(by_logits.logits());
+            assert_eq!(by_choice.choose(&batch).expect("it decodes"), [expected], "{what}, token {position}");
+            // The first row has the smallest factor: which one is chosen says something.
+            assert_ne!(expected, Some(0), "{what}, token {position}");
+        }
+    }
+}
+
+/// A batch that is refused leaves nothing behind, with choices as with logits.
+#[test]
+fn a_refused_choice_leaves_the_session_as_it_was() {
+    let folder = folder();
+    let model = Arc::new(open(folder.path(), &tiny()));
+    let settings = SessionSettings { context: 32, micro_batch: 8, threads: 1, kernel: None };
+    let mut session = Session::new(model, settings).expect("a session");
+    session.repack(Purpose::Choice, usize::MAX);
+    let entry = |token: i32, position: i32| BatchToken { token, position, sequence: 0, output: true };
+    assert!(session.choose(&[entry(1 << 20, 0)]).is_err(), "no such token");
+    assert!(session.choose(&[]).is_err(), "no token");
+    let first = session.choose(&[entry(5, 0)]).expect("it decodes");
+    session.clear();
+    assert_eq!(session.choose(&[entry(5, 0)]).expect("it decodes"), first);
+}
+
+/// Copies take no more than they may: the head is first, then the ternary matrices that still fit, and each changes no
+/// result. A budget of nothing takes copies back.
+#[test]
+fn copies_of_weights_keep_to_their_budget() {
+    const HEAD: usize = 512 * (256 + 20);
+    // `ffn_down` of each layer: 256 rows of 640 codes. Shorter rows are no smaller as copies.
+    const DOWN: usize = 256 * 128;
+    let folder = folder();
+    let model = Arc::new(open(folder.path(), &tiny()));
+    let batches: Vec<Vec<BatchToken>> = tokens(5, 512)
+        .into_iter()
+        .zip(0..)
+        .map(|(token, position)| vec![BatchToken { token, position, sequence: 0, output: true }])
+        .collect();
+    for isa in kernels::available() {
+        let settings = SessionSettings { context: 32, micro_batch: 8, threads: 2, kernel: Some(isa) };
+        let mut session = Session::new(Arc::clone(&model), settings).expect("a session");
+        let run = |session: &mut Session| -> Vec<Vec<u32>> {
+            session.clear();
+            let decode = |batch: &Vec<BatchToken>| {
+                session.decode(batch, None).expect("it decodes");
+                bits(session.logits())
+            };
+            batches.iter().map(decode).collect()
+        };
+        let without = run(&mut session);
+        let down = if packs_ternary(isa) { DOWN } else { 0 };
+        for (budget, taken) in [
+            (0, 0),
+            (DOWN - 1, 0),
+            (DOWN, down),
+            (HEAD - 1, 2 * down),
+            (HEAD, HEAD),
+            (HEAD + DOWN, HEAD + down),
+            (HEAD + 2 * DOWN - 1, HEAD + down),
+            (HEAD + 2 * DOWN, HEAD + 2 * down),
+            (usize::MAX, HEAD + 2 * down),
+            (0, 0),
+        ] {
+            assert_eq!(session.repack(Purpose::Choice, budget).bytes, taken, "{isa}, {budget}");
+            assert_eq!(session.weight_copies().bytes, taken, "{isa}, {budget}");
+            assert_eq!(run(&mut session), without, "{isa}, {budget}");
+        }
+    }
+}
+
+/// A head that comes from bf16 has a copy for whoever wants all logits, if its rows are a multiple of 512 long and every
+/// value has a place; the copy is of the last budget, and changes no result. Heads of other values have none.
+#[test]
+fn a_head_from_bf16_has_a_copy_and_the_same_logits() {
+    const HEAD: usize = 512 * 832;
+    // `ffn_down`: 512 rows of 640 codes. Rows of 512 codes are no smaller as copies.
+    const DOWN: usize = 512 * 128;
+    let spec = ModelSpec { width: 512, heads: 8, kv_heads: 2, layers: 1, ..tiny() };
+    let calls: Vec<Vec<BatchToken>> = [5, 1, 1, 3, 1]
+        .into_iter()
+        .scan(0, |position, count| {
+            let first = *position;
+            *position += count;
+            let entry = |position: i32| BatchToken {
+                token: 7 + 3 * position,
+                position,
+                sequence: 0,
+                output: position != 1 && position != 8,
+            };
+            Some((first..*position).map(entry).collect())
+        })
+        .collect();
+    let head_from = |head_type| {
+        let folder = folder();
+        open(folder.path(), &ModelSpec { head_type, ..spec.clone() })
+    };
+    let one_value_more = {
+        let mut model = head_from(HeadType::F16FromBf16);
+        let head = model.weight("token_embd.weight").expect("the head");
+        let mut bytes = model.weight_bytes(head).to_vec();
+        let end = bytes.len();
+        bytes[end - 2..].copy_from_slice(&half::f16::from_f32(1.0 + 1.0 / 1024.0).to_le_bytes());
+        model.replace_weight("token_embd.weight", bytes).expect("it fits");
+        model
+    };
+    let models = [
+        ("from bf16", head_from(HeadType::F16FromBf16), true),
+        ("f16", head_from(HeadType::F16), false),
+        ("f32", head_from(HeadType::F32), false),
+        ("one value more", one_value_more, false),
+    ];
+    for (what, model, has_copy) in models {
+        let model = Arc::new(model);
+        for isa in kernels::available() {
+            for threads in [1, 3] {
+                let settings = SessionSettings { context: 32, micro_batch: 8, threads, kernel: Some(isa) };
+                let mut session = Session::new(Arc::clone(&model), settings).expect("a session");
+                let run = |session: &mut Session| -> Vec<Vec<u32>> {
+                    session.clear();
+                    let decode = |batch: &Vec<BatchToken>| {
+                        session.decode(batch, None).expect("it decodes");
+                        session.logits().iter().map(|logit| logit.to_bits()).collect()
+                    };
+                    calls.iter().map(decode).collect()
+                };
+                let without = run(&mut session);
+                assert_eq!(
+                    without.iter().map(|logits| logits.len() / 512).collect::<Vec<_>>(),
+                    [4, 1, 1, 2, 1]
+                );
+                let down = if packs_ternary(isa) { DOWN } else { 0 };
+                let head = if has_copy && isa == Isa::Avx512 { HEAD } else { 0 };
+                for (budget, taken) in [
+                    (DOWN, down),
+                    (HEAD, if head > 0 && down == 0 { HEAD } else { down }),
+                    (HEAD + DOWN - 1, if head > 0 && down == 0 { HEAD } else { down }),
+                    (HEAD + DOWN, head + down),
+                    (usize::MAX, head + down),
+                ] {
+                    let copies = session.repack(Purpose::Logits, budget);
+                    // 13 bits in place of 16, 8 in place of 10.
+                    let from_head = if taken >= HEAD { HEAD } else { 0 };
+                    let spared = from_head / 13 * 3 + (taken - from_head) / 4;
+                    assert_eq!(copies, WeightCopies { bytes: taken, spared }, "{what}, {isa}, {budget}");
+                    assert!(run(&mut session) == without, "{what}, {isa}, {threads} threads, {budget}");
+                }
+            }
+        }
+    }
+}
