@@ -46,6 +46,39 @@ pub const MASK: u32 = 0x8fff_0000;
 /// The bytes of a group: those of all lanes for each word.
 pub type Group = [[u8; 4 * LANES]; WORDS];
 
+/// How a kernel brings a value of a lane to the top of a word: the sign to bit 31. What is below the value is of others.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    /// The word that holds the value, or its lower bits.
+    pub word: usize,
+    /// The word that holds the upper bits, if it is another.
+    pub next: Option<usize>,
+    /// By how much the last of the two is shifted to the left.
+    pub left: u32,
+    /// By how much the first of two is shifted to the right.
+    pub right: u32,
+}
+
+impl Place {
+    /// The place of value `index` of [`PER_LANE`] of a lane.
+    pub const fn of(index: usize) -> Self {
+        let (word, end) = (index * BITS / 32, (index * BITS % 32 + BITS) as u32);
+        if end <= 32 {
+            Self { word, next: None, left: 32 - end, right: 0 }
+        } else {
+            Self { word, next: Some(word + 1), left: 64 - end, right: end - 32 }
+        }
+    }
+
+    /// The word of the upper bits.
+    pub const fn last(self) -> usize {
+        match self.next {
+            Some(next) => next,
+            None => self.word,
+        }
+    }
+}
+
 /// Bytes of a row of `width` values, which is a multiple of [`GROUP`].
 pub const fn row_bytes(width: usize) -> usize {
     width / GROUP * GROUP_BYTES

@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 use super::f16_products::{load_f32, reduce_rows};
 use super::{ROWS, load_codes, prefetch, store_rows};
 use crate::kernels::E5m7;
-use crate::quant::e5m7::{BITS, GROUP, Group, LANES, MASK, PER_LANE, WORDS};
+use crate::quant::e5m7::{BITS, GROUP, Group, LANES, MASK, PER_LANE, Place};
 
 /// Row after row, so that each thread reads one stream from memory.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
@@ -31,27 +31,19 @@ pub(super) fn e5m7_gemv(weights: E5m7<'_>, x: &[f32], out: &mut [f32]) {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
 fn add_group(words: &Group, x: &[f32; GROUP], sums: &mut [__m512; 2]) {
-    let x: &[[f32; LANES]; PER_LANE] = x.as_chunks().0.as_array().expect("32 registers");
+    let x: &[[f32; LANES]; PER_LANE] = x.as_chunks().0.as_array().expect("as many as a lane has values");
     let mask = _mm512_set1_epi32(MASK.cast_signed());
     macro_rules! add {
         ($($place:literal)*) => {$({
-            const WORD: usize = $place * BITS / 32;
-            const BIT: u32 = ($place * BITS % 32) as u32;
-            // The sign at bit 31; what is below the value does not matter.
-            const END: u32 = BIT + BITS as u32;
-            let top = if END <= 32 {
-                _mm512_slli_epi32::<{ 32u32.saturating_sub(END) }>(load_codes(&words[WORD]))
-            } else {
-                // From two words: `END - 32` bits are in the second.
-                const NEXT: usize = if WORD + 1 < WORDS { WORD + 1 } else { WORD };
-                _mm512_or_si512(
-                    _mm512_srli_epi32::<{ END.saturating_sub(32) }>(load_codes(&words[WORD])),
-                    _mm512_slli_epi32::<{ (64 - END) % 32 }>(load_codes(&words[NEXT])),
-                )
-            };
-            if BIT < BITS as u32 {
-                // The first value of a word.
-                prefetch(words[WORD].as_ptr());
+            const PLACE: Place = Place::of($place);
+            let mut top = _mm512_slli_epi32::<{ PLACE.left }>(load_codes(&words[PLACE.last()]));
+            if PLACE.next.is_some() {
+                let lower = _mm512_srli_epi32::<{ PLACE.right }>(load_codes(&words[PLACE.word]));
+                top = _mm512_or_si512(top, lower);
+            }
+            if $place * BITS % 32 < BITS {
+                // The first value that begins in a word.
+                prefetch(words[PLACE.word].as_ptr());
             }
             let stored = _mm512_and_si512(_mm512_srai_epi32::<3>(top), mask);
             let sum = &mut sums[$place % 2];
