@@ -6,7 +6,9 @@ mod common;
 use std::path::Path;
 use std::sync::Arc;
 
+use common::files::{alter_data, copy_with};
 use common::{folder, model, packs_ternary, tiny, tokens};
+use engine::gguf::TensorType;
 use engine::kernels::{self, Isa};
 use engine::model::Model;
 use engine::session::{BatchToken, Purpose, Session, SessionSettings, WeightCopies, largest_logit};
@@ -255,7 +257,57 @@ fn a_head_from_bf16_has_a_copy_and_the_same_logits() {
                     assert_eq!(copies, WeightCopies { bytes: taken, spared }, "{what}, {isa}, {budget}");
                     assert!(run(&mut session) == without, "{what}, {isa}, {threads} threads, {budget}");
                 }
+                // For the choice, the head is int8, and has no second copy.
+                let int8 = if what == "f32" { 0 } else { 512 * (512 + 20) };
+                assert_eq!(session.repack(Purpose::Choice, usize::MAX).bytes, int8 + down, "{what}, {isa}");
             }
+        }
+    }
+}
+
+/// Layers of f16: of the matrices of one step, some have copies and some, whose values do not come from bf16, have none.
+#[test]
+fn f16_layers_with_and_without_copies_have_the_same_bits() {
+    let folder = folder();
+    let spec = ModelSpec { width: 512, heads: 8, kv_heads: 2, layers: 2, ffn: 1024, ..tiny() };
+    let original = model(folder.path(), &spec);
+    let path = copy_with(&original, "layers-of-f16.gguf", |mut tensor| {
+        if tensor.tensor_type == TensorType::I2_S {
+            tensor.tensor_type = TensorType::F16;
+        }
+        Some(tensor)
+    });
+    alter_data(&path, |info, bytes| {
+        if info.name().contains("blk") && info.tensor_type() == TensorType::F16 {
+            let all_bits = ["attn_k", "ffn_up"].iter().any(|part| info.name().contains(part));
+            for (index, value) in bytes.chunks_exact_mut(2).enumerate() {
+                let small = (index * 7919 % 2003) as f32 / 20030.0 - 0.05;
+                let bits = half::f16::from_f32(small).to_bits();
+                value.copy_from_slice(&(if all_bits { bits } else { bits & !7 }).to_le_bytes());
+            }
+        }
+    });
+    let model = Arc::new(Model::open(&path).expect("it opens"));
+    for isa in kernels::available() {
+        for threads in [1, 2] {
+            let settings = SessionSettings { context: 32, micro_batch: 8, threads, kernel: Some(isa) };
+            let session = || Session::new(Arc::clone(&model), settings).expect("a session");
+            let (mut plain, mut copied) = (session(), session());
+            // Query, output, gate and down of two layers; value has as many rows as key.
+            let rows = 2 * (512 + 128 + 512 + 1024 + 2 * 512);
+            let expected = if isa == Isa::Scalar { 0 } else { rows * 832 };
+            assert_eq!(copied.repack(Purpose::Logits, usize::MAX).bytes, expected, "{isa}");
+            for position in 0..6 {
+                let batch = [BatchToken { token: 40 + position, position, sequence: 0, output: true }];
+                plain.decode(&batch, None).expect("it decodes");
+                copied.decode(&batch, None).expect("it decodes");
+                assert_eq!(
+                    bits(plain.logits()),
+                    bits(copied.logits()),
+                    "{isa}, {threads} threads, {position}"
+                );
+            }
+            assert!(cache(&plain, 2) == cache(&copied, 2), "{isa}");
         }
     }
 }
