@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -308,6 +309,53 @@ fn f16_layers_with_and_without_copies_have_the_same_bits() {
                 );
             }
             assert!(cache(&plain, 2) == cache(&copied, 2), "{isa}");
+        }
+    }
+}
+
+/// That copies are read for single tokens, and the file for several: the file is overwritten behind the session's back.
+#[test]
+fn single_tokens_read_copies_and_several_the_file() {
+    let spec = ModelSpec {
+        width: 512,
+        heads: 8,
+        kv_heads: 2,
+        layers: 1,
+        head_type: HeadType::F16FromBf16,
+        ..tiny()
+    };
+    let one = [BatchToken { token: 40, position: 0, sequence: 0, output: true }];
+    let two = [one[0], BatchToken { position: 1, ..one[0] }];
+    for isa in kernels::available() {
+        for tensor in ["token_embd.weight", "blk.0.ffn_down.weight"] {
+            let has_copy = if tensor.starts_with("blk") { packs_ternary(isa) } else { isa != Isa::Scalar };
+            let folder = folder();
+            let path = model(folder.path(), &spec);
+            let model = Arc::new(Model::open(&path).expect("it opens"));
+            let settings = SessionSettings { context: 32, micro_batch: 8, threads: 1, kernel: Some(isa) };
+            let mut session = Session::new(Arc::clone(&model), settings).expect("a session");
+            session.repack(Purpose::Logits, usize::MAX);
+            let run = |session: &mut Session, batch: &[BatchToken]| {
+                session.clear();
+                session.decode(batch, None).expect("it decodes");
+                bits(session.logits())
+            };
+            let before = [run(&mut session, &one), run(&mut session, &two)];
+
+            let file = engine::gguf::File::open(&path).expect("it opens");
+            let info = file.tensors().iter().find(|info| info.name() == tensor).expect("it is there");
+            let rows = info.dims()[1] as usize;
+            let mut bytes = file.data(info).to_vec();
+            // The row of token 40 is its embedding too, and stays.
+            let row = bytes.len() / rows;
+            let (low, high) = bytes[..81 * row].split_at_mut(41 * row);
+            low[..40 * row].swap_with_slice(high);
+            let disk = std::fs::OpenOptions::new().write(true).open(&path).expect("it opens");
+            disk.write_all_at(&bytes, info.offset()).expect("it is written");
+
+            let after = [run(&mut session, &one), run(&mut session, &two)];
+            assert_eq!(before[0] == after[0], has_copy, "{isa}, {tensor}: one token");
+            assert!(before[1] != after[1], "{isa}, {tensor}: two tokens");
         }
     }
 }
