@@ -42,7 +42,7 @@ fn every_workload_is_timed_on_tokens_that_agree() {
     let lengths: Vec<&Value> =
         found["prefill"].as_array().expect("a list").iter().map(|p| &p["tokens"]).collect();
     assert_eq!(lengths, [5, 40]);
-    let copies = found["greedy"]["copy_bytes"].as_u64().expect("a number");
+    let copies = found["greedy"]["memory_bytes"].as_u64().expect("a number");
     assert!(copies >= 512 * (256 + 20), "the head's at least: {copies}");
     let bytes = |row: &str, key: &str| found[row][key].as_f64().expect("a number");
     let (all, choice) = (bytes("decode", "bytes_per_token"), bytes("greedy", "bytes_per_token"));
@@ -82,7 +82,7 @@ fn copies_of_weights_take_no_more_than_they_may() {
     let (code, stdout, stderr) = outcome(&run(&command));
     assert_eq!(code, 0, "{stdout}\n{stderr}");
     let found = json(&stdout);
-    assert_eq!((&found["greedy"]["copy_bytes"], &found["manifest"]["copy_memory"]), (&0.into(), &0.into()));
+    assert_eq!((&found["greedy"]["memory_bytes"], &found["manifest"]["copy_memory"]), (&0.into(), &0.into()));
     for row in ["decode", "greedy"] {
         assert_eq!(found[row]["bytes_per_token"], found[row]["reference_bytes_per_token"], "{row}");
     }

@@ -1,4 +1,4 @@
-//! What a matrix kernel reads: rows at a fixed distance, and packed ternary rows.
+//! What a matrix kernel reads: rows at a fixed distance, packed ternary rows, and rows of 13-bit floats.
 
 use crate::quant::base3;
 use crate::quant::e5m7::{self, GROUP};
@@ -203,7 +203,7 @@ impl<'a> E5m7<'a> {
     /// Rows of `width` values each.
     ///
     /// # Panics
-    /// If `width` is not a multiple of [`GROUP`], or `packed` not a whole number of rows.
+    /// If `width` is 0 or not a multiple of [`GROUP`], or `packed` not a whole number of rows.
     pub fn new(packed: &'a [u8], width: usize) -> Self {
         assert!(width > 0 && width.is_multiple_of(GROUP), "rows of {width} values");
         assert!(packed.len().is_multiple_of(e5m7::row_bytes(width)), "a whole number of rows");

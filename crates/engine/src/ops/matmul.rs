@@ -1,7 +1,7 @@
 //! Multiplication of a weight matrix with the activations of a batch (spec §2, §4.6).
 //!
 //! The activations are first brought into the type that the weight's dot product takes (int8 for
-//! I2_S, values rounded to f16 for F16, f32 as they are), once for all matrices that read the same input.
+//! I2_S, values rounded to f16 for F16, the same times a power of two for its 13-bit copies, f32 as they are), once for all matrices that read the same input.
 
 use std::ops::Range;
 

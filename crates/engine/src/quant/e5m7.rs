@@ -6,7 +6,7 @@
 //!
 //! A weight is stored as an f32 with an exponent of its own range: `weight = v · 2¹⁰²`, and of `v` only bits 31
 //! (sign), 27 to 23 (exponent) and 22 to 16 (mantissa) are not zero. That is every value of f16 below 128 with at
-//! most eight significant bits: all that come from a bf16. An exponent of 0 is no subnormal, but zero.
+//! most eight significant bits, as a bf16 has. An exponent of 0 is no subnormal, but zero.
 //! A product takes its activations times 2¹⁰² ([`SCALE`]), so that it is exact, and nothing is left to add to an exponent.
 //!
 //! A row is a whole number of groups of 512 values in 832 bytes: 16 lanes of 13 words of 32 bits. Lane `l` holds
@@ -84,7 +84,7 @@ pub const fn row_bytes(width: usize) -> usize {
     width / GROUP * GROUP_BYTES
 }
 
-/// Whether every one of `values` can be stored.
+/// Whether every one of `values` can be stored: below 128, and with at most eight significant bits.
 pub fn holds(values: &[f16]) -> bool {
     let mut wide = [0.0; GROUP];
     values.chunks(GROUP).all(|values| {
@@ -94,7 +94,7 @@ pub fn holds(values: &[f16]) -> bool {
     })
 }
 
-/// Packs a row of a whole number of groups. `false`, and `packed` unspecified, if a value cannot be stored.
+/// Packs a row of a whole number of groups. `false`, and `packed` unspecified, if a value cannot be stored ([`holds`]).
 ///
 /// # Panics
 /// If the slices do not fit together.
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn every_value_comes_back_from_every_place() {
+    fn values_come_back_from_every_place() {
         let held = held();
         for shift in 0..GROUP {
             let width = 3 * GROUP;

@@ -1,8 +1,8 @@
 //! Copies of weights that single tokens are decoded faster with: fewer bytes, the same results, bit for bit.
 //!
 //! Decoding one token reads every weight once and is bound by that. What is read can be less than what the file
-//! holds: ternary codes in five to a byte in place of four ([`crate::quant::base3`]); an f16 head that was trained in
-//! bf16 in 13 bits to a weight ([`crate::quant::e5m7`]); and, where nobody wants more than the greedy choice, an int8
+//! holds: ternary codes in five to a byte in place of four ([`crate::quant::base3`]); f16 weights that come from bf16,
+//! as a trained model's head does, in 13 bits each ([`crate::quant::e5m7`]); and, where nobody wants more than the greedy choice, an int8
 //! copy of the head ([`Screen`]). All of them take memory, so they are made only when asked for, and within a budget.
 
 use crate::graph::{Graph, NodeId, Op, Schedule, Step};
@@ -39,13 +39,15 @@ impl Session {
     ///
     /// * for [`Purpose::Choice`], an f16 head as int8: `vocabulary · (width + 20)` bytes;
     /// * then, in the order of the graph, I2_S matrices with five codes to a byte, where the kernels are those for
-    ///   AVX-512 and the CPU has VBMI too, and f16 matrices with 13 bits to a weight, where the kernels are for AVX2 or
-    ///   AVX-512, all values come from bf16, and rows are a multiple of 512 long.
+    ///   AVX-512 and the CPU has VBMI too, and f16 matrices without an int8 copy with 13 bits to a weight, where the
+    ///   kernels are for AVX2 or AVX-512, all values are below 128 and have at most eight significant bits (as those
+    ///   that come from bf16), and rows are a multiple of 512 long.
     ///
     /// Where the system has no memory for one of the two groups, that one is not made. Returns what the copies take and
     /// spare. Those of an earlier call are dropped before; a budget of 0 leaves none.
     ///
-    /// No result changes by a bit, whatever a session is used for afterwards. Products of several tokens, and whatever is
+    /// No result changes by a bit, whatever a session is used for afterwards (a NaN stays one, perhaps with another
+    /// payload). Products of several tokens, and whatever is
     /// tapped, read the weights of the file.
     pub fn repack(&mut self, purpose: Purpose, budget: usize) -> WeightCopies {
         self.copies = None;

@@ -19,8 +19,8 @@ impl Session {
     /// [`BatchToken::output`] set, in batch order: what [`largest_logit`] finds in its logits, bit for bit. There
     /// are no [`logits`](Self::logits) afterwards.
     ///
-    /// This is faster than [`decode`](Self::decode) where [`repack`](Self::repack) has made a copy of the head and a
-    /// micro-batch has one output. Everywhere else, all logits are computed and dropped.
+    /// This is faster than [`decode`](Self::decode) where [`repack`](Self::repack) has made an int8 copy of the head, for
+    /// [`Purpose::Choice`](super::Purpose::Choice), and a micro-batch has one output. Everywhere else, all logits are computed and dropped.
     ///
     /// # Errors
     /// As [`decode`](Self::decode).

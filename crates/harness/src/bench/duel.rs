@@ -183,6 +183,8 @@ impl Arena<'_> {
             let bandwidth = || self.memory.measure(setup.threads).sustained_gbps;
             for script in &scripts {
                 let copies = subject.repack_for(script.workload.purpose());
+                // Once untimed: the copies may have been made just now.
+                perform(&mut subject, "subject", script, &script.subject_choices)?;
                 let series = time(&mut subject, self.reference, script, pairs, &bandwidth, progress)?;
                 outcome.series.push(Series { copies, ..series });
             }

@@ -138,7 +138,7 @@ pub struct DecodeReport {
     #[serde(flatten)]
     pub speed: Speed,
     /// Bytes of memory that the subject's copies of weights take.
-    pub copy_bytes: usize,
+    pub memory_bytes: usize,
     /// Bytes that the subject reads at least for a token: all weights, or copies of them, and the keys and values before
     /// it.
     pub bytes_per_token: f64,
@@ -213,7 +213,7 @@ impl Line {
                 let line = DecodeReport {
                     depth,
                     steps,
-                    copy_bytes: series.copies.bytes,
+                    memory_bytes: series.copies.bytes,
                     bytes_per_token: bytes.subject,
                     reference_bytes_per_token: bytes.reference,
                     subject_gbps: speed.subject_tps * bytes.subject / 1e9,
@@ -307,7 +307,7 @@ mod tests {
         let work = Work { multiply_adds: 1e9, bytes_per_token: Some(bytes) };
         let Line::Decode(line) = Line::of(&series, &work) else { panic!("a decode") };
         assert_eq!((line.subject_gbps, line.reference_gbps, line.bandwidth_fraction), (5.0, 3.0, 0.25));
-        assert_eq!(line.copy_bytes, 7);
+        assert_eq!(line.memory_bytes, 7);
         assert_eq!(line.bandwidth_fraction_interval, Interval { median: 0.25, lo: 0.25, hi: 0.25 });
         assert_eq!(line.reference_bandwidth_fraction, Interval { median: 0.1, lo: 0.1, hi: 0.1 });
         let Lines { prefill, decode, .. } = Lines::of(&[series], |_, _| work);

@@ -105,7 +105,7 @@ mod tests {
     use engine::session::{Session, SessionSettings};
 
     use super::*;
-    use crate::generate::{ModelSpec, Preset, write_model};
+    use crate::generate::{HeadType, ModelSpec, Preset, write_model};
 
     /// The work without copies.
     fn of(model: &Model, workload: Workload) -> Work {
@@ -114,9 +114,13 @@ mod tests {
 
     /// The tiny preset: 2 layers, width 256, 4/2 heads of 64, ffn 640, vocabulary 512, F16 head.
     fn with_tiny(check: impl FnOnce(&Arc<Model>)) {
+        with(&ModelSpec::preset(Preset::Tiny), check);
+    }
+
+    fn with(spec: &ModelSpec, check: impl FnOnce(&Arc<Model>)) {
         let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("tiny.gguf");
-        write_model(&ModelSpec::preset(Preset::Tiny), &path).expect("written");
+        let path = folder.path().join("model.gguf");
+        write_model(spec, &path).expect("written");
         check(&Arc::new(Model::open(&path).expect("opens")));
     }
 
@@ -185,6 +189,33 @@ mod tests {
                 0.0
             };
             assert_eq!(decode.reference - decode.subject, spared);
+        });
+    }
+
+    #[test]
+    fn a_head_from_bf16_is_read_with_13_bits_to_a_weight_where_all_logits_are_wanted() {
+        let spec = ModelSpec {
+            width: 512,
+            heads: 8,
+            ffn: 512,
+            head_type: HeadType::F16FromBf16,
+            ..ModelSpec::preset(Preset::Tiny)
+        };
+        with(&spec, |model| {
+            let settings = SessionSettings { context: 32, micro_batch: 8, threads: 1, kernel: None };
+            let mut session = Session::new(Arc::clone(model), settings).expect("a session");
+            // Rows of 512 codes are no smaller in base 3: only the head has a copy.
+            let head = (512 * 512) as f64;
+            let from_int8 = head - 512.0 * 12.0;
+            let from_13_bits = if session.kernel() == Isa::Scalar { 0.0 } else { head / 8.0 * 3.0 };
+            for (workload, expected) in [
+                (Workload::Decode { depth: 10, steps: 3 }, from_13_bits),
+                (Workload::Greedy { depth: 10, steps: 3 }, from_int8),
+            ] {
+                let copies = session.repack(workload.purpose(), usize::MAX);
+                let bytes = Work::of(model, workload, &copies).bytes_per_token.expect("single tokens");
+                assert_eq!(bytes.reference - bytes.subject, expected, "{workload}");
+            }
         });
     }
 

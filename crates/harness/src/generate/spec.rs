@@ -83,7 +83,8 @@ pub fn architecture(name: &str) -> Result<Architecture, GenerateError> {
 pub enum HeadType {
     /// Half precision.
     F16,
-    /// Half precision, with values that bf16 holds too, as in the official file: models are trained in bf16.
+    /// Half precision, with values that bf16 holds too, as is to be expected of the official file: the model was
+    /// trained in bf16.
     F16FromBf16,
     /// Single precision.
     F32,

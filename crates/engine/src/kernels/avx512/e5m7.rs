@@ -1,5 +1,5 @@
-//! The product of rows of 13-bit floats with one vector, in the canonical order of sums: one or three shifts, one that
-//! repeats the sign and a mask make 16 values out of what lies in a register.
+//! The product of rows of 13-bit floats with one vector, in the canonical order of sums: a shift to the top of the lanes
+//! (two, where values straddle words), one back that repeats the sign, and a mask make f32 of 16 values.
 
 use std::arch::x86_64::*;
 

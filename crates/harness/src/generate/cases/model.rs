@@ -96,7 +96,8 @@ pub fn random_spec(choices: &mut Choices, limits: &Limits) -> ModelSpec {
         rope_theta: choices.pick(&[10_000.0f32, 100.0, 500_000.0, 1e7]),
         rope_freqs: choices.once_in(3),
         rope_scale: choices.pick(&[None, None, Some(2.0f32), Some(0.5), Some(3.7)]),
-        head_type: choices.pick(&HeadType::ALL),
+        // A head from bf16 differs in its values alone.
+        head_type: choices.pick(&[HeadType::F16, HeadType::F32]),
         biases: choices.once_in(3),
         ffn_biases: choices.once_in(4),
         output_weight: choices.once_in(4),

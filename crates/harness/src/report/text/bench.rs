@@ -138,7 +138,7 @@ fn reading(decode: &DecodeReport) -> String {
         "{:.1} MB (copies of weights {:.1} MB), {:.1} GB/s, {median:.0} % ({lo:.0} to {hi:.0}) of the bandwidth in the \
          same pairs",
         decode.bytes_per_token / 1e6,
-        decode.copy_bytes as f64 / 1e6,
+        decode.memory_bytes as f64 / 1e6,
         decode.subject_gbps
     )
 }
