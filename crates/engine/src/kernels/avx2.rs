@@ -6,15 +6,13 @@
 //! `vpmaddubsw`. `f16_gemm` is bound by memory on the head and by the conversion on the KV cache. Where
 //! memory bounds, rows are read one after the other, with a prefetch ahead: see [`PREFETCH_BYTES`].
 
-mod e5m7;
-
 use std::arch::x86_64::*;
 
 use half::f16;
 
 use super::rows::{check_gemm, check_screen};
 use super::scalar::{self, Scalar, exp};
-use super::{E5m7, Isa, Kernels, PREFETCH_BYTES, QuantizedRow, Rows, Ternary};
+use super::{Isa, Kernels, PREFETCH_BYTES, QuantizedRow, Rows, Ternary};
 use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
 
 /// The kernels for CPUs with AVX2, FMA and F16C. A value exists only where the CPU has all three.
@@ -54,16 +52,6 @@ impl Kernels for Avx2 {
         weights.check(q, quantized.len(), out, stride);
         // SAFETY: an `Avx2` exists only where `get` found the features.
         unsafe { i2_s_gemm(weights, q, quantized, out, stride) }
-    }
-
-    fn reads_e5m7(&self) -> bool {
-        true
-    }
-
-    fn e5m7_gemv(&self, weights: E5m7<'_>, x: &[f32], out: &mut [f32]) {
-        weights.check(x, out);
-        // SAFETY: an `Avx2` exists only where `get` found the features.
-        unsafe { e5m7::e5m7_gemv(weights, x, out) }
     }
 
     fn f16_gemm(&self, a: Rows<'_, f16>, b: Rows<'_, f32>, out: &mut [f32], stride: usize) {

@@ -38,10 +38,10 @@ impl Session {
     /// if it still fits, in this order:
     ///
     /// * for [`Purpose::Choice`], an f16 head as int8: `vocabulary · (width + 20)` bytes;
-    /// * then, in the order of the graph, I2_S matrices with five codes to a byte, where the kernels are those for
-    ///   AVX-512 and the CPU has VBMI too, and f16 matrices without an int8 copy with 13 bits to a weight, where the
-    ///   kernels are for AVX2 or AVX-512, all values are below 128 and have at most eight significant bits (as those
-    ///   that come from bf16), and rows are a multiple of 512 long.
+    /// * then, where the kernels are those for AVX-512, in the order of the graph: I2_S matrices with five codes to a
+    ///   byte, if the CPU has VBMI too, and f16 matrices without an int8 copy with 13 bits to a weight, if all values are
+    ///   below 128 and have at most eight significant bits (as those that come from bf16) and rows are a multiple of 512
+    ///   long.
     ///
     /// Where the system has no memory for one of the two groups, that one is not made. Returns what the copies take and
     /// spare. Those of an earlier call are dropped before; a budget of 0 leaves none.
