@@ -13,7 +13,7 @@
 //! | `base3_gemv` | memory: 64 bytes take three lookups, four masks, five `vpdpbusd` | 33 to 37 GB/s; 43 to 48 from cache |
 //! | `i2_s_gemm`, many tokens | `vpdpbusd`, 64 multiply-adds each | 405 to 425 GMAC/s, nine tenths of the ceiling |
 //! | `f16_gemm`, one packed row of `b` | memory: the head is the largest matrix of a model | 31 to 35 GB/s |
-//! | `e5m7_gemv` | memory: 26 bytes take two or three shifts, a mask and 16 multiply-adds | 43 GB/s, on huge pages |
+//! | `e5m7_gemv` | memory: 26 bytes take two or three shifts, a mask and 16 multiply-adds | 43 to 45 GB/s, on huge pages |
 //! | `screen_dots` | memory: 64 bytes take two `vpdpbusd` | 33 to 36 GB/s; 90 from cache |
 //! | `f16_gemm`, KV cache | conversions to f32, one per three multiply-adds; with one token by the latency of rows that lie apart | – |
 
