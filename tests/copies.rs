@@ -9,25 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use common::files::{alter_data, copy_with};
-use common::{folder, model, packs_ternary, tiny, tokens};
+use common::{bits, cache, folder, model, packs_ternary, tiny, tokens};
 use engine::gguf::TensorType;
 use engine::kernels::{self, Isa};
 use engine::model::Model;
 use engine::session::{BatchToken, Purpose, Session, SessionSettings, WeightCopies, largest_logit};
 use harness::generate::{HeadType, ModelSpec};
-
-fn bits(values: &[f32]) -> Vec<u32> {
-    values.iter().map(|value| value.to_bits()).collect()
-}
-
-/// The cache of every layer, as bits.
-fn cache(session: &Session, layers: usize) -> Vec<u16> {
-    let cache = session.cache();
-    (0..layers)
-        .flat_map(|layer| cache.keys(layer).iter().chain(cache.values(layer)))
-        .map(|value| value.to_bits())
-        .collect()
-}
 
 fn open(folder: &Path, spec: &ModelSpec) -> Model {
     Model::open(&model(folder, spec)).expect("it opens")

@@ -6,7 +6,7 @@ mod common;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::{folder, model, tiny, tokens};
+use common::{bits, folder, model, tiny, tokens};
 use engine::model::Model;
 use engine::session::{BatchToken, Session, SessionSettings};
 use engine::tap::{Tap, TapSink};
@@ -44,10 +44,6 @@ fn reference_logits(path: &Path, calls: &[Vec<BatchToken>]) -> Vec<Vec<f32>> {
         logits.push(session.logits().to_vec());
     }
     logits
-}
-
-fn bits(values: &[f32]) -> Vec<u32> {
-    values.iter().map(|value| value.to_bits()).collect()
 }
 
 #[test]

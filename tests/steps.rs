@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::{folder, model, packs_ternary, tiny, tokens};
+use common::{bits, cache, folder, model, packs_ternary, tiny, tokens};
 use engine::graph::Replacement;
 use engine::kernels::{self, Isa};
 use engine::model::Model;
@@ -88,19 +88,6 @@ impl Call {
             Self::Cache(operation) => operation(session),
         }
     }
-}
-
-fn bits(values: &[f32]) -> Vec<u32> {
-    values.iter().map(|value| value.to_bits()).collect()
-}
-
-/// The cache of every layer, as bits.
-fn cache(session: &Session, layers: usize) -> Vec<u16> {
-    let cache = session.cache();
-    (0..layers)
-        .flat_map(|layer| cache.keys(layer).iter().chain(cache.values(layer)))
-        .map(|value| value.to_bits())
-        .collect()
 }
 
 /// As [`assert_same_on`], on the calls above.

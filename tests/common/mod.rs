@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use engine::kernels::Isa;
 use engine::model::Model;
+use engine::session::Session;
 use harness::case::{Case, LayerSelection, LogitSelection, ModeSelection, Settings};
 use harness::compare::lockstep::Engines;
 use harness::compare::run::{Comparison, Plan};
@@ -186,4 +187,18 @@ pub(crate) fn overflowing(folder: &Path) -> PathBuf {
 /// Whether a session with these kernels packs ternary weights anew.
 pub(crate) fn packs_ternary(isa: Isa) -> bool {
     isa == Isa::Avx512 && is_x86_feature_detected!("avx512vbmi")
+}
+
+/// Values as bits.
+pub(crate) fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+/// The cache of every layer, as bits.
+pub(crate) fn cache(session: &Session, layers: usize) -> Vec<u16> {
+    let cache = session.cache();
+    (0..layers)
+        .flat_map(|layer| cache.keys(layer).iter().chain(cache.values(layer)))
+        .map(|value| value.to_bits())
+        .collect()
 }
