@@ -221,7 +221,7 @@ fn a_head_from_bf16_has_a_copy_and_the_same_logits() {
                     session.clear();
                     let decode = |batch: &Vec<BatchToken>| {
                         session.decode(batch, None).expect("it decodes");
-                        session.logits().iter().map(|logit| logit.to_bits()).collect()
+                        bits(session.logits())
                     };
                     calls.iter().map(decode).collect()
                 };

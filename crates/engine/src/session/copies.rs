@@ -47,8 +47,7 @@ impl Session {
     /// spare. Those of an earlier call are dropped before; a budget of 0 leaves none.
     ///
     /// No result changes by a bit, whatever a session is used for afterwards (a NaN stays one, perhaps with another
-    /// payload). Products of several tokens, and whatever is
-    /// tapped, read the weights of the file.
+    /// payload). Products of several tokens, and whatever is tapped, read the weights of the file.
     pub fn repack(&mut self, purpose: Purpose, budget: usize) -> WeightCopies {
         self.copies = None;
         let schedule = self.steps.as_ref().map(|(schedule, _)| schedule);

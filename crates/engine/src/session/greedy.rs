@@ -20,7 +20,8 @@ impl Session {
     /// are no [`logits`](Self::logits) afterwards.
     ///
     /// This is faster than [`decode`](Self::decode) where [`repack`](Self::repack) has made an int8 copy of the head, for
-    /// [`Purpose::Choice`](super::Purpose::Choice), and a micro-batch has one output. Everywhere else, all logits are computed and dropped.
+    /// [`Purpose::Choice`](super::Purpose::Choice), and a micro-batch has one output. Everywhere else, all logits are
+    /// computed and dropped.
     ///
     /// # Errors
     /// As [`decode`](Self::decode).
