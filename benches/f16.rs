@@ -13,10 +13,10 @@ mod support;
 use std::sync::Arc;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use engine::kernels::{Kernels, Rows, Scalar, available, select};
+use engine::kernels::{E3m7, Kernels, Rows, Scalar, available, select};
 use engine::ops::matmul::{Activations, Matrix, matmul};
 use engine::pages::Pages;
-use engine::quant::e5m7;
+use engine::quant::e3m7;
 use engine::threads::Threads;
 use ffi_ref::{TensorMut, TensorRef};
 use half::f16;
@@ -95,7 +95,7 @@ fn head(criterion: &mut Criterion) {
             })
         });
         if tokens == 1 {
-            subjects.extend(e5m7(&values, &x, &threads));
+            subjects.extend(e3m7(&values, &x, &threads));
         }
         let size = format!("{WIDTH}x{rows}, {}", support::tokens(tokens));
         hold(&mut group, &size, product(WIDTH * rows * tokens, size_of_val(&*values)), reference, subjects);
@@ -103,25 +103,31 @@ fn head(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// The kernels for copies with 13 bits to a weight, which are for one token. Their bytes are counted as those of f16, of
-/// which they read 13 in 16: `elem/s` compare.
-fn e5m7<'a>(values: &[f16], x: &'a [f32], threads: &'a Threads) -> Vec<Contestant<'a>> {
-    let (rows, row) = (values.len() / WIDTH, e5m7::row_bytes(WIDTH));
-    let mut copy = Pages::zeroed(rows * row).expect("memory").huge();
-    for (values, copy) in values.chunks_exact(WIDTH).zip(copy.chunks_exact_mut(row)) {
-        assert!(e5m7::pack_row(values, copy), "all values have a place");
+/// The kernels for copies with 11 bits to a weight, which are for one token. Their bytes are counted as those of f16, of
+/// which they read 7 in 10: `elem/s` compare.
+fn e3m7<'a>(values: &[f16], x: &'a [f32], threads: &'a Threads) -> Vec<Contestant<'a>> {
+    let (rows, row) = (values.len() / WIDTH, e3m7::row_bytes(WIDTH));
+    let mut packed = Pages::zeroed(rows * row).expect("memory").huge();
+    let (mut far, mut lists) = (Vec::new(), vec![0]);
+    for (values, packed) in values.chunks_exact(WIDTH).zip(packed.chunks_exact_mut(row)) {
+        let start = far.len();
+        far.resize(start + e3m7::far_bytes(values).expect("all values have a place"), 0);
+        assert!(e3m7::pack_row(values, packed, &mut far[start..]), "the list is as long as it said");
+        lists.push(u32::try_from(far.len()).expect("a small list"));
     }
-    let copy = Arc::new(copy);
+    far.resize(far.len() + e3m7::most_far_bytes(WIDTH), 0);
+    let copy = Arc::new((packed, far, lists));
     let all = available().into_iter().map(|isa| select(Some(isa)).expect("it is available"));
     let contestant = |kernels: &'static dyn Kernels| {
         let (copy, mut activations) = (Arc::clone(&copy), Activations::default());
-        Contestant::new(format!("{} 13 bits", kernels.isa()), vec![0.0; rows], move |out: &mut Vec<f32>| {
-            let matrix = Matrix::E5m7 { width: WIDTH, packed: &copy };
+        Contestant::new(format!("{} 11 bits", kernels.isa()), vec![0.0; rows], move |out: &mut Vec<f32>| {
+            let (packed, far, lists) = &*copy;
+            let matrix = Matrix::E3m7(E3m7::new(packed, far, lists, WIDTH));
             activations.prepare(kernels, threads, &matrix, x);
             matmul(kernels, threads, &matrix, x, &mut activations, out);
         })
     };
-    all.filter(|kernels| kernels.reads_e5m7()).map(contestant).collect()
+    all.filter(|kernels| kernels.reads_e3m7()).map(contestant).collect()
 }
 
 /// The int8 products that bound those of a head (`engine::ops::screen`). The reference has nothing like it: the scalar

@@ -9,15 +9,33 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use common::files::{alter_data, copy_with};
-use common::{bits, cache, folder, model, packs_ternary, tiny, tokens};
+use common::{bits, cache, folder, model, packs_f16, packs_ternary, tiny, tokens};
 use engine::gguf::TensorType;
-use engine::kernels::{self, Isa};
+use engine::kernels;
 use engine::model::Model;
 use engine::session::{BatchToken, Purpose, Session, SessionSettings, WeightCopies, largest_logit};
 use harness::generate::{HeadType, ModelSpec};
 
 fn open(folder: &Path, spec: &ModelSpec) -> Model {
     Model::open(&model(folder, spec)).expect("it opens")
+}
+
+/// Bytes of a copy with 11 bits to a weight, as the format has it: three bits and a byte for each value, both on cache
+/// lines, a byte for each row and for each value whose exponent is not among the seven that most of its row have, what
+/// a kernel reads beyond the last, all that on whole lines, and where the bytes of each row begin.
+fn e3m7_bytes(values: &[u8], width: usize) -> usize {
+    let values: Vec<half::f16> =
+        values.as_chunks().0.iter().map(|&bytes| half::f16::from_le_bytes(bytes)).collect();
+    // As the copy has them: 2⁻²⁴ has 1, zero has 0.
+    let exponent = |value: &half::f16| (value.to_f32().to_bits() >> 23 & 255).saturating_sub(102);
+    let far = |row: &[half::f16]| {
+        let others = |first: u32| row.iter().filter(|x| !(first..first + 7).contains(&exponent(x))).count();
+        (1..=25).step_by(2).map(others).min().expect("some")
+    };
+    let rows = values.len() / width;
+    let lists: usize = values.chunks(width).map(|row| 1 + far(row)).sum();
+    let in_lines = rows * ((width * 3 / 8).next_multiple_of(64) + width) + lists + 1 + width;
+    in_lines.next_multiple_of(64) + 4 * (rows + 1)
 }
 
 /// Choices without logits are those of all logits: greedy decoding with one output at a time and with several, behind
@@ -170,14 +188,15 @@ fn copies_of_weights_keep_to_their_budget() {
     }
 }
 
-/// A head that comes from bf16 has a copy for whoever wants all logits, if its rows are a multiple of 512 long and every
-/// value has a place; the copy is of the last budget, and changes no result. Heads of other values have none.
+/// A head that comes from bf16 has a copy for whoever wants all logits, if every value has a place; the copy is of the last
+/// budget, and changes no result. Heads of other values have none.
 #[test]
 fn a_head_from_bf16_has_a_copy_and_the_same_logits() {
-    const HEAD: usize = 512 * 832;
-    // `ffn_down`: 512 rows of 640 codes. Rows of 512 codes are no smaller as copies.
-    const DOWN: usize = 512 * 128;
-    let spec = ModelSpec { width: 512, heads: 8, kv_heads: 2, layers: 1, ..tiny() };
+    // Six blocks, whose codes end within a line.
+    const WIDTH: usize = 384;
+    // `ffn_down`: rows of 640 codes. Rows of 384 codes are no smaller as copies.
+    const DOWN: usize = WIDTH * 128;
+    let spec = ModelSpec { width: WIDTH as u32, heads: 6, kv_heads: 2, layers: 1, ..tiny() };
     let calls: Vec<Vec<BatchToken>> = [5, 1, 1, 3, 1]
         .into_iter()
         .scan(0, |position, count| {
@@ -205,13 +224,28 @@ fn a_head_from_bf16_has_a_copy_and_the_same_logits() {
         model.replace_weight("token_embd.weight", bytes).expect("it fits");
         model
     };
+    // Most values are far from any seven exponents: their list takes more than is won.
+    let all_exponents = {
+        let mut model = head_from(HeadType::F16FromBf16);
+        let bytes = (0..512 * WIDTH as i32)
+            .flat_map(|i| half::f16::from_f32(2f32.powi(i * 7 % 31 - 24)).to_le_bytes())
+            .collect();
+        model.replace_weight("token_embd.weight", bytes).expect("it fits");
+        model
+    };
     let models = [
+        ("all exponents", all_exponents, false),
         ("from bf16", head_from(HeadType::F16FromBf16), true),
         ("f16", head_from(HeadType::F16), false),
         ("f32", head_from(HeadType::F32), false),
         ("one value more", one_value_more, false),
     ];
     for (what, model, has_copy) in models {
+        let head_id = model.weight("token_embd.weight").expect("the head");
+        // Where there is none, budgets of the size that it would have at least.
+        let least = 512 * WIDTH * 11 / 8;
+        let copy = if has_copy { e3m7_bytes(model.weight_bytes(head_id), WIDTH) } else { least };
+        assert!(copy < 512 * WIDTH * 13 / 8, "{copy}");
         let model = Arc::new(model);
         for isa in kernels::available() {
             for threads in [1, 3] {
@@ -231,23 +265,23 @@ fn a_head_from_bf16_has_a_copy_and_the_same_logits() {
                     [4, 1, 1, 2, 1]
                 );
                 let down = if packs_ternary(isa) { DOWN } else { 0 };
-                let head = if has_copy && isa == Isa::Avx512 { HEAD } else { 0 };
-                for (budget, taken) in [
-                    (DOWN, down),
-                    (HEAD, if head > 0 && down == 0 { HEAD } else { down }),
-                    (HEAD + DOWN - 1, if head > 0 && down == 0 { HEAD } else { down }),
-                    (HEAD + DOWN, head + down),
-                    (usize::MAX, head + down),
+                let head = if has_copy && packs_f16(isa) { copy } else { 0 };
+                for (budget, has_room) in [
+                    (DOWN, false),
+                    (copy, down == 0),
+                    (copy + DOWN - 1, down == 0),
+                    (copy + DOWN, true),
+                    (usize::MAX, true),
                 ] {
-                    let copies = session.repack(Purpose::Logits, budget);
-                    // 13 bits in place of 16, 8 in place of 10.
-                    let from_head = if taken >= HEAD { HEAD } else { 0 };
-                    let spared = from_head / 13 * 3 + (taken - from_head) / 4;
-                    assert_eq!(copies, WeightCopies { bytes: taken, spared }, "{what}, {isa}, {budget}");
+                    let head = if has_room { head } else { 0 };
+                    let from_head = if head > 0 { 512 * WIDTH * 2 - head } else { 0 };
+                    // 8 bytes in place of 10.
+                    let expected = WeightCopies { bytes: head + down, spared: from_head + down / 4 };
+                    assert_eq!(session.repack(Purpose::Logits, budget), expected, "{what}, {isa}, {budget}");
                     assert!(run(&mut session) == without, "{what}, {isa}, {threads} threads, {budget}");
                 }
                 // For the choice, the head is int8, and has no second copy.
-                let int8 = if what == "f32" { 0 } else { 512 * (512 + 20) };
+                let int8 = if what == "f32" { 0 } else { 512 * (WIDTH + 20) };
                 assert_eq!(session.repack(Purpose::Choice, usize::MAX).bytes, int8 + down, "{what}, {isa}");
             }
         }
@@ -280,18 +314,29 @@ fn f16_layers(folder: &Path, all_bits: &[&str]) -> PathBuf {
 /// Layers of f16: all matrices of a step have copies, or some have and some, whose values do not come from bf16, have none.
 #[test]
 fn f16_layers_with_and_without_copies_have_the_same_bits() {
-    // Query, key, value, output; gate, up, down.
-    let rows = [512, 128, 128, 512, 1024, 1024, 2 * 512];
-    for (all_bits, without) in [(&[][..], 0), (&["attn_k", "ffn_up"], 128 + 1024)] {
+    let matrices = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
+    for all_bits in [&[][..], &["attn_k", "ffn_up"]] {
         let folder = folder();
-        let model = Arc::new(Model::open(&f16_layers(folder.path(), all_bits)).expect("it opens"));
+        let model = Model::open(&f16_layers(folder.path(), all_bits)).expect("it opens");
+        let sizes: Vec<usize> = (0..2)
+            .flat_map(|layer| matrices.map(|matrix| (layer, matrix)))
+            .filter(|(_, matrix)| !all_bits.contains(matrix))
+            .map(|(layer, matrix)| {
+                let id = model.weight(&format!("blk.{layer}.{matrix}.weight")).expect("a matrix");
+                e3m7_bytes(model.weight_bytes(id), if matrix == "ffn_down" { 1024 } else { 512 })
+            })
+            .collect();
+        let copies: usize = sizes.iter().sum();
+        let model = Arc::new(model);
         for isa in kernels::available() {
             for threads in [1, 2, 3] {
                 let settings = SessionSettings { context: 32, micro_batch: 8, threads, kernel: Some(isa) };
                 let session = || Session::new(Arc::clone(&model), settings).expect("a session");
                 let (mut plain, mut copied) = (session(), session());
-                let copies = 2 * (rows.iter().sum::<usize>() - without) * 832;
-                let expected = if isa == Isa::Avx512 { copies } else { 0 };
+                let expected = if packs_f16(isa) { copies } else { 0 };
+                // The last one does not fit, whatever memory the others take beside their rows.
+                let short = if expected > 0 { copies - sizes[sizes.len() - 1] } else { 0 };
+                assert_eq!(copied.repack(Purpose::Logits, copies - 1).bytes, short, "{isa}");
                 assert_eq!(copied.repack(Purpose::Logits, usize::MAX).bytes, expected, "{isa}");
                 for position in 0..6 {
                     let batch = [BatchToken { token: 40 + position, position, sequence: 0, output: true }];
@@ -329,7 +374,7 @@ fn a_copied_head_has_the_bits_of_f16_behind_activations_that_are_not_finite() {
             let settings = SessionSettings { context: 32, micro_batch: 8, threads: 2, kernel: Some(isa) };
             let session = || Session::new(Arc::clone(&model), settings).expect("a session");
             let (mut plain, mut copied) = (session(), session());
-            assert_eq!(copied.repack(Purpose::Logits, usize::MAX).bytes >= 512 * 832, isa == Isa::Avx512);
+            assert_eq!(copied.repack(Purpose::Logits, usize::MAX).bytes >= 512 * 704, packs_f16(isa));
             for position in 0..3 {
                 let batch = [BatchToken { token: 40 + position, position, sequence: 0, output: true }];
                 plain.decode(&batch, None).expect("it decodes");
@@ -363,7 +408,7 @@ fn single_tokens_read_copies_and_several_the_file() {
     let one = [BatchToken { token: 40, position: 0, sequence: 0, output: true }];
     let two = [one[0], BatchToken { position: 1, ..one[0] }];
     for isa in kernels::available() {
-        let packs_f16 = isa == Isa::Avx512;
+        let packs_f16 = packs_f16(isa);
         for (path, tensor, packs) in [
             (&ternary, "token_embd.weight", packs_f16),
             (&ternary, "blk.0.ffn_down.weight", packs_ternary(isa)),

@@ -189,6 +189,11 @@ pub(crate) fn packs_ternary(isa: Isa) -> bool {
     isa == Isa::Avx512 && is_x86_feature_detected!("avx512vbmi")
 }
 
+/// Whether the kernels read f16 matrices that were packed anew.
+pub(crate) fn packs_f16(isa: Isa) -> bool {
+    isa == Isa::Avx512 && is_x86_feature_detected!("avx512vbmi") && is_x86_feature_detected!("avx512vbmi2")
+}
+
 /// Values as bits.
 pub(crate) fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()

@@ -13,12 +13,12 @@
 //! | `base3_gemv` | memory: 64 bytes take three lookups, four masks, five `vpdpbusd` | 33 to 37 GB/s; 43 to 48 from cache |
 //! | `i2_s_gemm`, many tokens | `vpdpbusd`, 64 multiply-adds each | 405 to 425 GMAC/s, nine tenths of the ceiling |
 //! | `f16_gemm`, one packed row of `b` | memory: the head is the largest matrix of a model | 31 to 35 GB/s |
-//! | `e5m7_gemv` | memory: 26 bytes take two or three shifts, a mask and 16 multiply-adds | 43 to 45 GB/s, on huge pages |
+//! | `e3m7_gemv` | its instructions on one core, memory on two: 90 bytes take three lookups, a test, a spread, two interleaves, four shifts or masks and 64 multiply-adds | 33 to 36 GB/s, on huge pages; 34 to 37 from cache |
 //! | `screen_dots` | memory: 64 bytes take two `vpdpbusd` | 33 to 36 GB/s; 90 from cache |
 //! | `f16_gemm`, KV cache | conversions to f32, one per three multiply-adds; with one token by the latency of rows that lie apart | – |
 
 mod base3;
-mod e5m7;
+mod e3m7;
 mod f16_products;
 
 use std::arch::x86_64::*;
@@ -29,7 +29,7 @@ use half::f16;
 use super::avx2::Avx2;
 use super::rows::{check_gemm, check_screen};
 use super::scalar;
-use super::{Base3, E5m7, Isa, Kernels, PREFETCH_BYTES, QuantizedRow, Rows, Ternary};
+use super::{Base3, E3m7, Isa, Kernels, QuantizedRow, Rows, Ternary};
 use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
 
 // Inside the hot loops nothing goes through a function of the standard library that takes a closure:
@@ -42,6 +42,8 @@ pub struct Avx512 {
     avx2: &'static Avx2,
     /// Whether the CPU can look bytes up in registers (VBMI).
     has_vbmi: bool,
+    /// Whether it can do that, spread bytes over the places of a mask (VBMI2), and count these.
+    has_vbmi2: bool,
 }
 
 /// The kernels, if the CPU can run them.
@@ -52,9 +54,12 @@ pub(super) fn get() -> Option<&'static Avx512> {
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512vnni");
-        super::avx2::get()
-            .filter(|_| present)
-            .map(|avx2| Avx512 { avx2, has_vbmi: is_x86_feature_detected!("avx512vbmi") })
+        super::avx2::get().filter(|_| present).map(|avx2| {
+            let has_vbmi = is_x86_feature_detected!("avx512vbmi");
+            let has_vbmi2 =
+                has_vbmi && is_x86_feature_detected!("avx512vbmi2") && is_x86_feature_detected!("popcnt");
+            Avx512 { avx2, has_vbmi, has_vbmi2 }
+        })
     };
     AVX512.get_or_init(detect).as_ref()
 }
@@ -94,14 +99,17 @@ impl Kernels for Avx512 {
         unsafe { base3::base3_gemv(weights, q, quantized, out) }
     }
 
-    fn reads_e5m7(&self) -> bool {
-        true
+    fn reads_e3m7(&self) -> bool {
+        self.has_vbmi2
     }
 
-    fn e5m7_gemv(&self, weights: E5m7<'_>, x: &[f32], out: &mut [f32]) {
+    fn e3m7_gemv(&self, weights: E3m7<'_>, x: &[f32], out: &mut [f32]) {
+        if !self.has_vbmi2 {
+            return scalar::Scalar.e3m7_gemv(weights, x, out);
+        }
         weights.check(x, out);
-        // SAFETY: an `Avx512` exists only where `get` found the features.
-        unsafe { e5m7::e5m7_gemv(weights, x, out) }
+        // SAFETY: an `Avx512` exists only where `get` found the features, and VBMI2 and `popcnt` were found too.
+        unsafe { e3m7::e3m7_gemv(weights, x, out) }
     }
 
     fn f16_gemm(&self, a: Rows<'_, f16>, b: Rows<'_, f32>, out: &mut [f32], stride: usize) {
@@ -141,6 +149,8 @@ const ROW_BLOCK: usize = 32;
 /// and three constants are 28 of the 32 registers. Every code that is unpacked is used for `TOKENS`
 /// instructions, every vector of activations for `ROWS`.
 const TOKENS: usize = 5;
+/// How far ahead of their use lines of a stream of weights are asked for.
+const STREAM_AHEAD: usize = 6 << 10;
 /// The distance between two lines of memory that are asked for.
 const LINE: usize = 64;
 
@@ -350,11 +360,12 @@ fn store_four(out: &mut [f32; ROWS], values: __m128) {
     unsafe { _mm_storeu_ps(out.as_mut_ptr(), values) }
 }
 
-/// Asks for what lies [`PREFETCH_BYTES`] behind an address of a stream of weights.
+/// Asks for what lies [`STREAM_AHEAD`] behind an address of a stream of weights, for the first cache alone: of a model larger
+/// than all caches, none keeps anything until the next token, and each line that one takes in puts another out.
 #[target_feature(enable = "avx512f")]
 #[inline]
 fn prefetch(address: *const u8) {
-    _mm_prefetch::<_MM_HINT_T0>(address.wrapping_add(PREFETCH_BYTES).cast());
+    _mm_prefetch::<_MM_HINT_NTA>(address.wrapping_add(STREAM_AHEAD).cast());
 }
 
 /// Asks for an address, no nearer than the second-level cache: rows that are a power of two apart fall

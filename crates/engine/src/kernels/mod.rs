@@ -25,7 +25,7 @@ use crate::{Error, Result};
 
 pub use avx2::Avx2;
 pub use avx512::Avx512;
-pub use rows::{Base3, E5m7, Rows, Ternary};
+pub use rows::{Base3, E3m7, Rows, Ternary};
 pub use scalar::Scalar;
 
 /// An instruction set that the kernels are written for.
@@ -145,15 +145,15 @@ pub trait Kernels: Send + Sync + fmt::Debug {
     /// Rounds f32 to the nearest value that f16 can hold, and keeps it as f32.
     fn round_to_f16(&self, x: &[f32], out: &mut [f32]);
 
-    /// Whether [`e5m7_gemv`](Self::e5m7_gemv) keeps up with memory, so that packing weights anew pays.
-    fn reads_e5m7(&self) -> bool {
+    /// Whether [`e3m7_gemv`](Self::e3m7_gemv) keeps up with memory, so that packing weights anew pays.
+    fn reads_e3m7(&self) -> bool {
         false
     }
 
-    /// As [`f16_gemm`](Self::f16_gemm) for one vector, with 13 bits to a weight: the same sums, and so the same bits.
-    /// `x`: `[width]`, rounded to f16, times [`SCALE`](crate::quant::e5m7::SCALE); `out`: one value per row.
-    fn e5m7_gemv(&self, weights: E5m7<'_>, x: &[f32], out: &mut [f32]) {
-        Scalar.e5m7_gemv(weights, x, out);
+    /// As [`f16_gemm`](Self::f16_gemm) for one vector, with 11 bits to a weight: the same sums, and so the same bits.
+    /// `x`: `[width]`, rounded to f16, times [`SCALE`](crate::quant::e3m7::SCALE); `out`: one value per row.
+    fn e3m7_gemv(&self, weights: E3m7<'_>, x: &[f32], out: &mut [f32]) {
+        Scalar.e3m7_gemv(weights, x, out);
     }
 
     /// `out[row][plane] = Σ_k codes[row][k] · planes[plane][k]`, exact: the products of a

@@ -1,7 +1,7 @@
-//! What a matrix kernel reads: rows at a fixed distance, packed ternary rows, and rows of 13-bit floats.
+//! What a matrix kernel reads: rows at a fixed distance, packed ternary rows, and rows of 11-bit floats.
 
 use crate::quant::base3;
-use crate::quant::e5m7::{self, GROUP};
+use crate::quant::e3m7;
 use crate::quant::i2_s::BLOCK;
 
 /// `count` rows of `width` elements, `stride` elements apart. `stride` may be larger than `width`
@@ -192,22 +192,29 @@ impl<'a> Base3<'a> {
     }
 }
 
-/// Rows of 13-bit floats ([`e5m7`]), each a whole number of groups.
+/// Rows of 11-bit floats ([`e3m7`]), each a whole number of blocks, and the lists of their far values.
 #[derive(Debug, Clone, Copy)]
-pub struct E5m7<'a> {
-    packed: &'a [e5m7::Group],
+pub struct E3m7<'a> {
+    packed: &'a [u8],
+    far: &'a [u8],
+    lists: &'a [u32],
     width: usize,
 }
 
-impl<'a> E5m7<'a> {
-    /// Rows of `width` values each.
+impl<'a> E3m7<'a> {
+    /// Rows of `width` values each; the list of row `i` is `far[lists[i]..lists[i + 1]]`. `far` ends with
+    /// [`e3m7::most_far_bytes`] bytes that do not matter.
     ///
     /// # Panics
-    /// If `width` is 0 or not a multiple of [`GROUP`], or `packed` not a whole number of rows.
-    pub fn new(packed: &'a [u8], width: usize) -> Self {
-        assert!(width > 0 && width.is_multiple_of(GROUP), "rows of {width} values");
-        assert!(packed.len().is_multiple_of(e5m7::row_bytes(width)), "a whole number of rows");
-        Self { packed: packed.as_chunks().0.as_chunks().0, width }
+    /// If `width` is 0 or not a multiple of [`e3m7::BLOCK`], or `packed` not as many rows as there are lists.
+    pub fn new(packed: &'a [u8], far: &'a [u8], lists: &'a [u32], width: usize) -> Self {
+        assert!(width > 0 && width.is_multiple_of(e3m7::BLOCK), "rows of {width} values");
+        assert_eq!(
+            packed.len() + e3m7::row_bytes(width),
+            lists.len() * e3m7::row_bytes(width),
+            "a list for each row"
+        );
+        Self { packed, far, lists, width }
     }
 
     /// Values of a row.
@@ -217,19 +224,31 @@ impl<'a> E5m7<'a> {
 
     /// Number of rows.
     pub fn count(&self) -> usize {
-        self.packed.len() / (self.width / GROUP)
+        self.lists.len() - 1
     }
 
-    /// The groups of row `index`.
-    pub fn row(&self, index: usize) -> &'a [e5m7::Group] {
-        let groups = self.width / GROUP;
-        &self.packed[index * groups..(index + 1) * groups]
+    /// Row `index`: from its codes on, its lower bytes, and [`e3m7::most_far_bytes`] from the beginning of its list.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    #[inline]
+    pub fn row(&self, index: usize) -> (&'a [u8], &'a [[u8; e3m7::BLOCK]], &'a [u8]) {
+        let row = self.bytes(index);
+        let lower = row[e3m7::codes_bytes(self.width)..].as_chunks().0;
+        (row, lower, &self.far[self.lists[index] as usize..][..e3m7::most_far_bytes(self.width)])
+    }
+
+    /// The bytes of row `index`.
+    pub fn bytes(&self, index: usize) -> &'a [u8] {
+        let bytes = e3m7::row_bytes(self.width);
+        &self.packed[index * bytes..(index + 1) * bytes]
     }
 
     /// The rows of a range.
     pub fn rows(&self, range: std::ops::Range<usize>) -> Self {
-        let groups = self.width / GROUP;
-        Self { packed: &self.packed[range.start * groups..range.end * groups], ..*self }
+        let bytes = e3m7::row_bytes(self.width);
+        let packed = &self.packed[range.start * bytes..range.end * bytes];
+        Self { packed, lists: &self.lists[range.start..=range.end], ..*self }
     }
 
     /// Panics unless the arguments of a product fit together.

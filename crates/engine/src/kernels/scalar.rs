@@ -4,9 +4,9 @@
 use half::f16;
 
 use super::rows::{check_gemm, check_screen};
-use super::{Base3, E5m7, Isa, Kernels, QuantizedRow, Rows, Ternary};
+use super::{Base3, E3m7, Isa, Kernels, QuantizedRow, Rows, Ternary};
 use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
-use crate::quant::{base3, e5m7};
+use crate::quant::{base3, e3m7};
 
 /// f32 lanes of one vector of the canonical build.
 const LANES: usize = 8;
@@ -60,11 +60,12 @@ impl Kernels for Scalar {
         }
     }
 
-    fn e5m7_gemv(&self, weights: E5m7<'_>, x: &[f32], out: &mut [f32]) {
+    fn e3m7_gemv(&self, weights: E3m7<'_>, x: &[f32], out: &mut [f32]) {
         weights.check(x, out);
         let mut stored = vec![0.0; weights.width()];
         for (row, out) in out.iter_mut().enumerate() {
-            e5m7::unpack_row(weights.row(row).as_flattened().as_flattened(), &mut stored);
+            let (bytes, _, far) = weights.row(row);
+            e3m7::unpack_row(bytes, far, &mut stored);
             *out = f32_dot(&stored, x);
         }
     }

@@ -6,7 +6,7 @@
 //! `BITNET_KERNEL_ROWS=10000000 cargo test --release -p engine --lib kernels::sweep`.
 
 use super::*;
-use crate::quant::{base3, e5m7, i2_s};
+use crate::quant::{base3, e3m7, i2_s};
 
 /// Rows without a wish for more.
 const ROWS: usize = 60_000;
@@ -192,14 +192,16 @@ fn rows_of_the_widest_model_have_exact_sums_with_five_codes_to_a_byte() {
     }
 }
 
-/// Rows with 13 bits to a weight: what the same weights give in f16. Weights of every magnitude and zeros are among them;
+/// Rows with 11 bits to a weight: what the same weights give in f16. Weights of every magnitude and zeros are among them;
 /// activations too, and such as are not finite.
 #[test]
-fn every_kernel_has_the_bits_of_f16_with_13_bits_to_a_weight() {
+fn every_kernel_has_the_bits_of_f16_with_11_bits_to_a_weight() {
     let kernels: Vec<_> = available().into_iter().map(|isa| select(Some(isa)).unwrap()).collect();
-    let held: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).filter(|value| e5m7::holds(&[*value])).collect();
+    let held: Vec<f16> =
+        (0..=u16::MAX).map(f16::from_bits).filter(|value| e3m7::far_bytes(&[*value]).is_some()).collect();
     let near_one: Vec<f16> =
         held.iter().copied().filter(|x| (0.25..4.0).contains(&x.to_f32().abs())).collect();
+    let tiny: Vec<f16> = held.iter().copied().filter(|x| x.to_f32().abs() < 1e-3).collect();
     let [smallest, largest] = [f16::from_bits(1), f16::from_f32(127.5)];
     // Which of several NaN is left is the CPU's choice, by the order of its operands.
     let bits = |value: f32| if value.is_nan() { f32::NAN.to_bits() } else { value.to_bits() };
@@ -207,14 +209,20 @@ fn every_kernel_has_the_bits_of_f16_with_13_bits_to_a_weight() {
         let value = f16::from_bits(bits);
         if value.is_finite() { value } else { f16::from_bits(bits & 0x83ff) }
     };
-    let mut random = Random(13);
+    let mut random = Random(11);
     for round in 0..600 {
-        let (groups, rows) = (random.up_to(9), random.up_to(30));
-        let width = groups * e5m7::GROUP;
+        let (blocks, rows) = (random.up_to(65), random.up_to(30));
+        let width = blocks * e3m7::BLOCK;
         let mut weights: Vec<f16> = match random.next() % 8 {
             0 => vec![f16::NEG_ZERO; rows * width],
             1 => (0..rows * width).map(|i| if i % 3 == 0 { smallest } else { largest }).collect(),
             2 => (0..rows * width).map(|_| held[random.up_to(held.len() as u64) - 1]).collect(),
+            // Every third block is far from the others.
+            3 => (0..rows * width)
+                .map(|i| {
+                    if i / e3m7::BLOCK % 3 == 1 { tiny[i % tiny.len()] } else { near_one[i % near_one.len()] }
+                })
+                .collect(),
             _ => (0..rows * width).map(|_| near_one[random.up_to(near_one.len() as u64) - 1]).collect(),
         };
         // One row of zeros between others.
@@ -235,14 +243,28 @@ fn every_kernel_has_the_bits_of_f16_with_13_bits_to_a_weight() {
         let mut expected = vec![f32::NAN; rows];
         Scalar.f16_gemm(Rows::packed(&weights, width), Rows::packed(&x, width), &mut expected, rows);
         let expected: Vec<u32> = expected.into_iter().map(bits).collect();
-        let mut packed = vec![0; rows * e5m7::row_bytes(width)];
-        assert!(e5m7::pack_row(&weights, &mut packed));
-        let scaled: Vec<f32> = x.iter().map(|x| x * e5m7::SCALE).collect();
+        let (packed, far, lists) = pack_e3m7(&weights, width);
+        let scaled: Vec<f32> = x.iter().map(|x| x * e3m7::SCALE).collect();
         for kernels in &kernels {
             let mut found = vec![f32::NAN; rows];
-            kernels.e5m7_gemv(E5m7::new(&packed, width), &scaled, &mut found);
+            kernels.e3m7_gemv(E3m7::new(&packed, &far, &lists, width), &scaled, &mut found);
             let found: Vec<u32> = found.into_iter().map(bits).collect();
-            assert!(found == expected, "{}: {groups} groups, {rows} rows, round {round}", kernels.isa());
+            assert!(found == expected, "{}: {blocks} blocks, {rows} rows, round {round}", kernels.isa());
         }
     }
+}
+
+/// Rows with 11 bits to a weight, the lists of their far values, and their bounds.
+fn pack_e3m7(weights: &[f16], width: usize) -> (Vec<u8>, Vec<u8>, Vec<u32>) {
+    let (mut packed, mut far, mut lists) = (Vec::new(), Vec::new(), vec![0]);
+    for row in weights.chunks_exact(width) {
+        let (mut bytes, mut list) = (vec![0; e3m7::row_bytes(width)], vec![0; e3m7::far_bytes(row).unwrap()]);
+        assert!(e3m7::pack_row(row, &mut bytes, &mut list));
+        packed.append(&mut bytes);
+        far.append(&mut list);
+        lists.push(u32::try_from(far.len()).unwrap());
+    }
+    // What lies behind the lists does not matter.
+    far.resize(far.len() + e3m7::most_far_bytes(width), 0xff);
+    (packed, far, lists)
 }

@@ -1,15 +1,16 @@
 //! Multiplication of a weight matrix with the activations of a batch (spec §2, §4.6).
 //!
 //! The activations are first brought into the type that the weight's dot product takes (int8 for
-//! I2_S, values rounded to f16 for F16, the same times a power of two for its 13-bit copies, f32 as they are), once for all matrices that read the same input.
+//! I2_S, values rounded to f16 for F16, the same times a power of two for its 11-bit copies, f32 as they are), once for
+//! all matrices that read the same input.
 
 use std::ops::Range;
 
 use aligned_vec::{AVec, CACHELINE_ALIGN};
 use half::f16;
 
-use crate::kernels::{Base3, E5m7, Kernels, QuantizedRow, Rows, Ternary};
-use crate::quant::{base3, e5m7};
+use crate::kernels::{Base3, E3m7, Kernels, QuantizedRow, Rows, Ternary};
+use crate::quant::{base3, e3m7};
 use crate::threads::{Threads, take_front};
 
 /// A weight matrix of dims `[width, rows]` (ggml order): `rows` dot products of length `width`.
@@ -47,13 +48,8 @@ pub enum Matrix<'a> {
         /// `weight = scale · (code − 1)`.
         scale: f32,
     },
-    /// f16 values that are held in 13 bits each ([`e5m7`]): for products with one token.
-    E5m7 {
-        /// Length of a row, a multiple of [`e5m7::GROUP`].
-        width: usize,
-        /// [`e5m7::row_bytes`]`(width)·rows` bytes.
-        packed: &'a [u8],
-    },
+    /// f16 values that are held in 11 bits each ([`e3m7`]): for products with one token.
+    E3m7(E3m7<'a>),
 }
 
 impl Matrix<'_> {
@@ -63,8 +59,8 @@ impl Matrix<'_> {
             Self::F32 { width, .. }
             | Self::F16 { width, .. }
             | Self::I2S { width, .. }
-            | Self::Base3 { width, .. }
-            | Self::E5m7 { width, .. } => *width,
+            | Self::Base3 { width, .. } => *width,
+            Self::E3m7(weights) => weights.width(),
         }
     }
 
@@ -75,7 +71,7 @@ impl Matrix<'_> {
             Self::F16 { width, values } => values.len() / width,
             Self::I2S { width, packed, .. } => packed.len() / (width / 4),
             Self::Base3 { width, packed, .. } => packed.len() / base3::row_bytes(*width),
-            Self::E5m7 { width, packed } => packed.len() / e5m7::row_bytes(*width),
+            Self::E3m7(weights) => weights.count(),
         }
     }
 }
@@ -84,7 +80,7 @@ impl Matrix<'_> {
 /// vector register that is loaded from two lines takes two loads.
 #[derive(Debug)]
 pub struct Activations {
-    /// Rounded to f16 and kept as f32, for 13-bit floats times [`e5m7::SCALE`].
+    /// Rounded to f16 and kept as f32, for 11-bit floats times [`e3m7::SCALE`].
     rounded: AVec<f32>,
     quantized: AVec<i8>,
     quantized_rows: Vec<QuantizedRow>,
@@ -121,11 +117,11 @@ impl Activations {
                 self.rounded.resize(x.len(), 0.0);
                 kernels.round_to_f16(x, &mut self.rounded);
             }
-            Matrix::E5m7 { .. } => {
+            Matrix::E3m7(_) => {
                 self.rounded.resize(x.len(), 0.0);
                 kernels.round_to_f16(x, &mut self.rounded);
                 for x in self.rounded.iter_mut() {
-                    *x *= e5m7::SCALE;
+                    *x *= e3m7::SCALE;
                 }
             }
             Matrix::I2S { .. } | Matrix::Base3 { .. } => {
@@ -234,12 +230,12 @@ impl Prepared<'_> {
                     self.kernels.base3_gemv(weights, q, quantized_rows[token], &mut out[..rows.len()]);
                 }
             }
-            Matrix::E5m7 { packed, .. } => {
-                let weights = E5m7::new(packed, width).rows(rows.clone());
+            Matrix::E3m7(weights) => {
+                let weights = weights.rows(rows.clone());
                 for token in tokens.clone() {
                     let (x, out) =
                         (&rounded[part(&(token..token + 1))], &mut out[(token - tokens.start) * stride..]);
-                    self.kernels.e5m7_gemv(weights, x, &mut out[..rows.len()]);
+                    self.kernels.e3m7_gemv(weights, x, &mut out[..rows.len()]);
                 }
             }
         }

@@ -16,7 +16,7 @@ pub fn embed(table: &Matrix<'_>, ids: &[i32], out: &mut [f32]) {
         match table {
             Matrix::F32 { values, .. } => out.copy_from_slice(&values[row]),
             Matrix::F16 { values, .. } => widen(&values[row], out),
-            Matrix::I2S { .. } | Matrix::Base3 { .. } | Matrix::E5m7 { .. } => {
+            Matrix::I2S { .. } | Matrix::Base3 { .. } | Matrix::E3m7(_) => {
                 unreachable!("the model refuses an embedding in I2_S, and none is a copy")
             }
         }

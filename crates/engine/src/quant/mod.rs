@@ -7,7 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod base3;
-pub mod e5m7;
+pub mod e3m7;
 pub mod i2_s;
 
 /// Slices that do not fit together, or contents that the format does not have.

@@ -2,7 +2,8 @@
 //!
 //! Decoding one token reads every weight once and is bound by that. What is read can be less than what the file
 //! holds: ternary codes in five to a byte in place of four ([`crate::quant::base3`]); f16 weights that come from bf16,
-//! as a trained model's head does, in 13 bits each ([`crate::quant::e5m7`]); and, where nobody wants more than the greedy choice, an int8
+//! as a trained model's head does, in some 11 bits each ([`crate::quant::e3m7`]); and, where nobody wants more than the
+//! greedy choice, an int8
 //! copy of the head ([`Screen`]). All of them take memory, so they are made only when asked for, and within a budget.
 
 use crate::graph::{Graph, NodeId, Op, Schedule, Step};
@@ -39,9 +40,10 @@ impl Session {
     ///
     /// * for [`Purpose::Choice`], an f16 head as int8: `vocabulary · (width + 20)` bytes;
     /// * then, where the kernels are those for AVX-512, in the order of the graph: I2_S matrices with five codes to a
-    ///   byte, if the CPU has VBMI too, and f16 matrices without an int8 copy with 13 bits to a weight, if all values are
-    ///   below 128 and have at most eight significant bits (as those that come from bf16) and rows are a multiple of 512
-    ///   long.
+    ///   byte, if the CPU has VBMI too; and f16 matrices without an int8 copy with some 11 bits to a weight, if it has
+    ///   VBMI2, all values are below 128 and have at most eight significant bits (as those that come from bf16), and rows
+    ///   are a multiple of 64 long. How many bytes the latter take depends on the exponents of the values; where they are
+    ///   no fewer than those of the file, there is no copy.
     ///
     /// Where the system has no memory for one of the two groups, that one is not made. Returns what the copies take and
     /// spare. Those of an earlier call are dropped before; a budget of 0 leaves none.

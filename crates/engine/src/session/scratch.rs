@@ -53,7 +53,7 @@ pub(super) enum MatrixType {
     F32,
     F16,
     I2S,
-    E5m7,
+    E3m7,
 }
 
 impl MatrixType {
@@ -62,7 +62,7 @@ impl MatrixType {
             Matrix::F32 { .. } => Self::F32,
             Matrix::F16 { .. } => Self::F16,
             Matrix::I2S { .. } | Matrix::Base3 { .. } => Self::I2S,
-            Matrix::E5m7 { .. } => Self::E5m7,
+            Matrix::E3m7(_) => Self::E3m7,
         }
     }
 

@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_from_bf16_is_read_with_13_bits_to_a_weight_where_all_logits_are_wanted() {
+    fn a_head_from_bf16_is_read_with_11_bits_to_a_weight_where_all_logits_are_wanted() {
         let spec = ModelSpec {
             width: 512,
             heads: 8,
@@ -207,14 +207,20 @@ mod tests {
             // Rows of 512 codes are no smaller in base 3: only the head has a copy.
             let head = (512 * 512) as f64;
             let from_int8 = head - 512.0 * 12.0;
-            let from_13_bits = if session.kernel() == Isa::Avx512 { head / 8.0 * 3.0 } else { 0.0 };
+            let packs_f16 = session.kernel() == Isa::Avx512
+                && is_x86_feature_detected!("avx512vbmi")
+                && is_x86_feature_detected!("avx512vbmi2");
+            // 11 bits in place of 16, and a byte for each row and for the few values of other exponents.
+            let from_11_bits =
+                if packs_f16 { head / 8.0 * 4.5..=head / 8.0 * 5.0 - 512.0 } else { 0.0..=0.0 };
             for (workload, expected) in [
-                (Workload::Decode { depth: 10, steps: 3 }, from_13_bits),
-                (Workload::Greedy { depth: 10, steps: 3 }, from_int8),
+                (Workload::Decode { depth: 10, steps: 3 }, from_11_bits),
+                (Workload::Greedy { depth: 10, steps: 3 }, from_int8..=from_int8),
             ] {
                 let copies = session.repack(workload.purpose(), usize::MAX);
                 let bytes = Work::of(model, workload, &copies).bytes_per_token.expect("single tokens");
-                assert_eq!(bytes.reference - bytes.subject, expected, "{workload}");
+                let spared = bytes.reference - bytes.subject;
+                assert!(expected.contains(&spared), "{workload}: {spared}, not {expected:?}");
             }
         });
     }
