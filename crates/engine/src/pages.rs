@@ -10,6 +10,9 @@ use std::ops::{Deref, DerefMut};
 use bytemuck::Pod;
 use memmap2::{Advice, MmapMut, MmapOptions};
 
+/// Bytes of a cache line.
+pub const LINE: usize = 64;
+
 /// Zeroed values that begin on a page. A page takes no memory until something is written to it.
 pub struct Pages<T> {
     /// `None` if there are no values: Linux refuses a mapping of length 0.

@@ -4,7 +4,8 @@
 //!
 //! What bounds them, and how close they come (one core of an AVX-512 server CPU whose `vpdpbusd` loop
 //! without loads reaches 450 GMAC/s and whose plain reads from memory reach 31 to 37 GB/s;
-//! `docs/performance.md` has the table). All of that is for activations that begin on a cache line: a register loaded from
+//! `docs/performance.md` has the table). Those of one token, but for `e3m7_gemv`, were taken with lines asked for in all
+//! caches, 8 KiB ahead. All of that is for activations that begin on a cache line: a register loaded from
 //! two lines costs a quarter of the speed from cache, and half of it where weights and activations are both like that.
 //!
 //! | kernel | bound by | reaches |
@@ -30,6 +31,7 @@ use super::avx2::Avx2;
 use super::rows::{check_gemm, check_screen};
 use super::scalar;
 use super::{Base3, E3m7, Isa, Kernels, QuantizedRow, Rows, Ternary};
+use crate::pages::LINE;
 use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
 
 // Inside the hot loops nothing goes through a function of the standard library that takes a closure:
@@ -151,8 +153,6 @@ const ROW_BLOCK: usize = 32;
 const TOKENS: usize = 5;
 /// How far ahead of their use lines of a stream of weights are asked for.
 const STREAM_AHEAD: usize = 6 << 10;
-/// The distance between two lines of memory that are asked for.
-const LINE: usize = 64;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn i2_s_gemm(weights: Ternary<'_>, q: &[i8], quantized: &[QuantizedRow], out: &mut [f32], stride: usize) {

@@ -26,6 +26,8 @@
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
+use crate::pages::LINE;
+
 /// Values of a block.
 pub const BLOCK: usize = 64;
 
@@ -46,9 +48,6 @@ const EXPONENTS: usize = 32;
 
 /// The largest lowest pair: its near exponents end with 31.
 const MOST_LOWEST: u8 = 12;
-
-/// A cache line.
-const LINE: usize = 64;
 
 /// A value, as stored, in parts.
 #[derive(Debug, Clone, Copy)]

@@ -3,8 +3,8 @@
 //! Decoding one token reads every weight once and is bound by that. What is read can be less than what the file
 //! holds: ternary codes in five to a byte in place of four ([`crate::quant::base3`]); f16 weights that come from bf16,
 //! as a trained model's head does, in some 11 bits each ([`crate::quant::e3m7`]); and, where nobody wants more than the
-//! greedy choice, an int8
-//! copy of the head ([`Screen`]). All of them take memory, so they are made only when asked for, and within a budget.
+//! greedy choice, an int8 copy of the head ([`Screen`]). All of them take memory, so they are made only when asked for, and
+//! within a budget.
 
 use crate::graph::{Graph, NodeId, Op, Schedule, Step};
 use crate::kernels::Kernels;

@@ -9,12 +9,9 @@ use half::f16;
 use crate::kernels::{E3m7, Kernels};
 use crate::model::WeightId;
 use crate::ops::matmul::Matrix;
-use crate::pages::Pages;
+use crate::pages::{LINE, Pages};
 use crate::quant::{base3, e3m7};
 use crate::threads::{Threads, take_front};
-
-/// A cache line, which every copy begins on.
-const LINE: usize = 64;
 
 /// The copies that a session keeps.
 #[derive(Debug)]

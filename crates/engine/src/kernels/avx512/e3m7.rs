@@ -5,8 +5,9 @@
 use std::arch::x86_64::*;
 
 use super::f16_products::{load_f32, reduce_rows};
-use super::{LINE, ROWS, load_codes, store_rows};
+use super::{ROWS, load_codes, store_rows};
 use crate::kernels::E3m7;
+use crate::pages::LINE;
 use crate::quant::e3m7::{BLOCK, CODE_BYTES};
 
 /// Rows side by side: one has two chains of sums, too few to hide how long a multiply-add takes. What lies ahead of them is
