@@ -21,6 +21,8 @@
 mod base3;
 mod e3m7;
 mod f16_products;
+mod stream;
+mod sum_of_squares;
 
 use std::arch::x86_64::*;
 use std::sync::OnceLock;
@@ -34,6 +36,8 @@ use super::{Base3, E3m7, Isa, Kernels, QuantizedRow, Rows, Ternary};
 use crate::pages::LINE;
 use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
 
+use stream::Stream;
+
 // Inside the hot loops nothing goes through a function of the standard library that takes a closure:
 // the closure has the target features of its function, the library function has not, and so the call
 // could not be inlined.
@@ -46,6 +50,7 @@ pub struct Avx512 {
     has_vbmi: bool,
     /// Whether it can do that, spread bytes over the places of a mask (VBMI2), and count these.
     has_vbmi2: bool,
+    stream: Stream,
 }
 
 /// The kernels, if the CPU can run them.
@@ -60,7 +65,7 @@ pub(super) fn get() -> Option<&'static Avx512> {
             let has_vbmi = is_x86_feature_detected!("avx512vbmi");
             let has_vbmi2 =
                 has_vbmi && is_x86_feature_detected!("avx512vbmi2") && is_x86_feature_detected!("popcnt");
-            Avx512 { avx2, has_vbmi, has_vbmi2 }
+            Avx512 { avx2, has_vbmi, has_vbmi2, stream: Stream::for_this_cpu() }
         })
     };
     AVX512.get_or_init(detect).as_ref()
@@ -85,7 +90,7 @@ impl Kernels for Avx512 {
     ) {
         weights.check(q, quantized.len(), out, stride);
         // SAFETY: an `Avx512` exists only where `get` found the features.
-        unsafe { i2_s_gemm(weights, q, quantized, out, stride) }
+        unsafe { i2_s_gemm(self.stream, weights, q, quantized, out, stride) }
     }
 
     fn reads_base3(&self) -> bool {
@@ -98,7 +103,7 @@ impl Kernels for Avx512 {
         }
         weights.check(q, out);
         // SAFETY: an `Avx512` exists only where `get` found the features, and VBMI was found too.
-        unsafe { base3::base3_gemv(weights, q, quantized, out) }
+        unsafe { base3::base3_gemv(self.stream, weights, q, quantized, out) }
     }
 
     fn reads_e3m7(&self) -> bool {
@@ -111,13 +116,13 @@ impl Kernels for Avx512 {
         }
         weights.check(x, out);
         // SAFETY: an `Avx512` exists only where `get` found the features, and VBMI2 and `popcnt` were found too.
-        unsafe { e3m7::e3m7_gemv(weights, x, out) }
+        unsafe { e3m7::e3m7_gemv(self.stream, weights, x, out) }
     }
 
     fn f16_gemm(&self, a: Rows<'_, f16>, b: Rows<'_, f32>, out: &mut [f32], stride: usize) {
         check_gemm(a, b, out, stride);
         // SAFETY: an `Avx512` exists only where `get` found the features.
-        unsafe { f16_products::f16_gemm(a, b, out, stride) }
+        unsafe { f16_products::f16_gemm(self.stream, a, b, out, stride) }
     }
 
     fn f32_gemm(&self, a: Rows<'_, f32>, b: Rows<'_, f32>, out: &mut [f32], stride: usize) {
@@ -127,11 +132,16 @@ impl Kernels for Avx512 {
     fn screen_dots(&self, codes: &[u8], planes: [&[i8]; 2], out: &mut [[i32; 2]]) {
         check_screen(codes, planes, out);
         // SAFETY: an `Avx512` exists only where `get` found the features.
-        unsafe { screen_dots(codes, planes, out) }
+        unsafe { screen_dots(self.stream, codes, planes, out) }
     }
 
     fn exp_and_sum(&self, x: &mut [f32], max: f32) -> f64 {
         self.avx2.exp_and_sum(x, max)
+    }
+
+    fn sum_of_squares(&self, x: &[f32]) -> f64 {
+        // SAFETY: an `Avx512` exists only where `get` found the features.
+        unsafe { sum_of_squares::sum_of_squares(x) }
     }
 
     fn f32_to_f16(&self, x: &[f32], out: &mut [f16]) {
@@ -151,14 +161,19 @@ const ROW_BLOCK: usize = 32;
 /// and three constants are 28 of the 32 registers. Every code that is unpacked is used for `TOKENS`
 /// instructions, every vector of activations for `ROWS`.
 const TOKENS: usize = 5;
-/// How far ahead of their use lines of a stream of weights are asked for.
-const STREAM_AHEAD: usize = 6 << 10;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn i2_s_gemm(weights: Ternary<'_>, q: &[i8], quantized: &[QuantizedRow], out: &mut [f32], stride: usize) {
+fn i2_s_gemm(
+    stream: Stream,
+    weights: Ternary<'_>,
+    q: &[i8],
+    quantized: &[QuantizedRow],
+    out: &mut [f32],
+    stride: usize,
+) {
     let (rows, tokens) = (weights.count(), quantized.len());
     if let [quantized] = quantized {
-        return i2_s_gemv(weights, q, *quantized, &mut out[..rows]);
+        return i2_s_gemv(stream, weights, q, *quantized, &mut out[..rows]);
     }
     // Tiles of nearly the same size: one of a single token would take as long as one of three.
     let tiles = tokens.div_ceil(TOKENS);
@@ -247,12 +262,12 @@ fn i2_s_tile<const N: usize>(tile: Tile<'_>, out: &mut [f32]) {
 
 /// The product with one token: row after row, so that each thread reads one stream from memory.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn i2_s_gemv(weights: Ternary<'_>, q: &[i8], quantized: QuantizedRow, out: &mut [f32]) {
+fn i2_s_gemv(stream: Stream, weights: Ternary<'_>, q: &[i8], quantized: QuantizedRow, out: &mut [f32]) {
     let activations = q.as_chunks::<BLOCK>().0;
     for (group, out) in out.chunks_mut(ROWS).enumerate() {
         let mut sums = [_mm512_setzero_si512(); ROWS];
         for (i, sum) in sums[..out.len()].iter_mut().enumerate() {
-            *sum = i2_s_row(weights.row(group * ROWS + i), activations);
+            *sum = i2_s_row(stream, weights.row(group * ROWS + i), activations);
         }
         store_rows(out, rescale(sums, quantized, weights.scale()));
     }
@@ -260,14 +275,14 @@ fn i2_s_gemv(weights: Ternary<'_>, q: &[i8], quantized: QuantizedRow, out: &mut 
 
 /// The lanes of `Σ code·q` of one row, read from memory with what lies ahead of it on its way.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn i2_s_row(row: &[u8], activations: &[[i8; BLOCK]]) -> __m512i {
+fn i2_s_row(stream: Stream, row: &[u8], activations: &[[i8; BLOCK]]) -> __m512i {
     let (first_half, second_half) = half_shifts();
     let low_bits = _mm512_set1_epi8(3);
     let (pairs, last) = row.as_chunks::<{ 2 * BLOCK_BYTES }>();
     let (activation_pairs, last_activations) = activations.as_chunks::<2>();
     let mut sums = [_mm512_setzero_si512(); 4];
     for (pair, activations) in pairs.iter().zip(activation_pairs) {
-        prefetch(pair.as_ptr());
+        stream.ask_behind(pair.as_ptr());
         for (i, (block, activations)) in pair.as_chunks().0.iter().zip(activations).enumerate() {
             let bytes = _mm512_broadcast_i64x4(load_256(block));
             let halves: &[[i8; BLOCK / 2]] = activations.as_chunks().0;
@@ -317,7 +332,7 @@ fn sum_rows([a, b, c, d]: [__m512i; ROWS]) -> __m128i {
 
 /// Row after row, 128 codes at a time with both planes.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn screen_dots(codes: &[u8], planes: [&[i8]; 2], out: &mut [[i32; 2]]) {
+fn screen_dots(stream: Stream, codes: &[u8], planes: [&[i8]; 2], out: &mut [[i32; 2]]) {
     let [(high, high_tail), (low, low_tail)] = planes.map(|plane| plane.as_chunks::<128>());
     for (row, out) in codes.chunks_exact(planes[0].len()).zip(out) {
         let (row, tail) = row.as_chunks::<128>();
@@ -326,8 +341,8 @@ fn screen_dots(codes: &[u8], planes: [&[i8]; 2], out: &mut [[i32; 2]]) {
         for ((codes, high), low) in row.iter().zip(high).zip(low) {
             let codes: &[[u8; 64]] = codes.as_chunks().0;
             let (high, low): (&[[i8; 64]], &[[i8; 64]]) = (high.as_chunks().0, low.as_chunks().0);
-            prefetch(codes[0].as_ptr());
-            prefetch(codes[1].as_ptr());
+            stream.ask_behind(codes[0].as_ptr());
+            stream.ask_behind(codes[1].as_ptr());
             let (first, second) = (load_codes(&codes[0]), load_codes(&codes[1]));
             even[0] = _mm512_dpbusd_epi32(even[0], first, load_512(&high[0]));
             even[1] = _mm512_dpbusd_epi32(even[1], first, load_512(&low[0]));
@@ -358,14 +373,6 @@ fn store_rows(out: &mut [f32], values: __m128) {
 fn store_four(out: &mut [f32; ROWS], values: __m128) {
     // SAFETY: the reference covers the 16 bytes that are written; no alignment is required.
     unsafe { _mm_storeu_ps(out.as_mut_ptr(), values) }
-}
-
-/// Asks for what lies [`STREAM_AHEAD`] behind an address of a stream of weights, for the first cache alone: of a model larger
-/// than all caches, none keeps anything until the next token, and each line that one takes in puts another out.
-#[target_feature(enable = "avx512f")]
-#[inline]
-fn prefetch(address: *const u8) {
-    _mm_prefetch::<_MM_HINT_NTA>(address.wrapping_add(STREAM_AHEAD).cast());
 }
 
 /// Asks for an address, no nearer than the second-level cache: rows that are a power of two apart fall

@@ -139,6 +139,11 @@ pub trait Kernels: Send + Sync + fmt::Debug {
     /// lanes in f32 first (spec §4.5). A tail shorter than eight uses the C library's `expf`.
     fn exp_and_sum(&self, x: &mut [f32], max: f32) -> f64;
 
+    /// `Σ x²`: squares are rounded to f32, and summed one after the other in f64 (spec §4.1).
+    fn sum_of_squares(&self, x: &[f32]) -> f64 {
+        Scalar.sum_of_squares(x)
+    }
+
     /// Rounds f32 to f16, to nearest even (spec §4.8).
     fn f32_to_f16(&self, x: &[f32], out: &mut [f16]);
 

@@ -113,6 +113,10 @@ impl Kernels for Scalar {
         sum
     }
 
+    fn sum_of_squares(&self, x: &[f32]) -> f64 {
+        add_squares(0.0, x)
+    }
+
     fn f32_to_f16(&self, x: &[f32], out: &mut [f16]) {
         assert_eq!(x.len(), out.len());
         for (x, out) in x.iter().zip(out) {
@@ -126,6 +130,15 @@ impl Kernels for Scalar {
             *out = f16::from_f32(*x).to_f32();
         }
     }
+}
+
+/// `sum + x₀² + x₁² + …`, one after the other in f64; squares are rounded to f32 first.
+pub(super) fn add_squares(sum: f64, x: &[f32]) -> f64 {
+    let mut sum = sum;
+    for x in x {
+        sum += f64::from(x * x);
+    }
+    sum
 }
 
 /// The canonical dot product of f16 values; `b` is f16 widened to f32. Leftovers are products in f32,

@@ -30,6 +30,20 @@ fn floats() -> impl Strategy<Value = f32> {
     ]
 }
 
+/// Values whose squares are often halfway between two values of a sum, or make it a power of two.
+fn powers_of_two() -> impl Strategy<Value = f32> {
+    (-30i32..30).prop_map(|exponent| 2f32.powi(exponent))
+}
+
+fn check_sum_of_squares(x: &[f32]) {
+    let expected = x.iter().fold(0.0f64, |sum, x| sum + f64::from(x * x));
+    each(|kernels| {
+        let found = kernels.sum_of_squares(x);
+        let is_same = found.to_bits() == expected.to_bits() || (found.is_nan() && expected.is_nan());
+        assert!(is_same, "{:?}: {found:e} and not {expected:e}", kernels.isa());
+    });
+}
+
 /// A stream of numbers that depends on the seed alone.
 fn random(seed: u64) -> impl FnMut() -> u64 {
     let mut state = seed | 1;
@@ -57,6 +71,28 @@ proptest! {
             assert_eq!((row.scale.to_bits(), row.sum), (other.scale.to_bits(), other.sum), "{:?}", kernels.isa());
             assert_eq!(expected, found, "{:?}", kernels.isa());
         });
+    }
+
+    #[test]
+    fn sums_of_squares_are_those_of_one_chain(
+        x in prop::collection::vec(prop_oneof![3 => floats(), 1 => powers_of_two()], 0usize..700)
+    ) {
+        check_sum_of_squares(&x);
+    }
+
+    /// Of a sum from 2 to 4, the last place counts 2⁻⁵¹: half of it is the square of 2⁻²⁶.
+    #[test]
+    fn squares_that_lie_halfway_are_rounded_to_even(
+        odd in any::<bool>(),
+        small in prop::collection::vec(prop::sample::select(vec![0.0, 2f32.powi(-26), 1.5 * 2f32.powi(-26)]), 0usize..300)
+    ) {
+        // A square of 2.25·2⁻⁵² becomes 2·2⁻⁵² beside 1, and then the last place of 2 + 2⁻⁵¹.
+        let first = [if odd { 1.5 * 2f32.powi(-26) } else { 0.0 }, 1.0, 1.0];
+        let sum = first.iter().fold(0.0f64, |sum, x| sum + f64::from(x * x));
+        assert_eq!(sum.to_bits() & 1, u64::from(odd));
+        // In blocks of their own.
+        let padding = [0.0; 61];
+        check_sum_of_squares(&[&first, &padding[..], &small].concat());
     }
 
     #[test]

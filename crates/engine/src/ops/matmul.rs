@@ -246,6 +246,17 @@ impl Prepared<'_> {
 /// then reads all weights, which costs less than bringing the results in order.
 const TOKENS_PER_THREAD: usize = 16;
 
+/// The parts of a product that is split by tokens: a large one for each thread, and then a small one each, so that whoever
+/// is held up by something else leaves some of its share to others.
+fn token_parts(tokens: usize, threads: usize) -> impl Iterator<Item = Range<usize>> {
+    let small = (tokens / (4 * threads)).max(TOKENS_PER_THREAD);
+    let all_small = if threads > 1 && tokens >= 2 * small * threads { small * threads } else { 0 };
+    let all_large = tokens - all_small;
+    let large = (0..threads).map(move |part| part * all_large / threads..(part + 1) * all_large / threads);
+    let small = (all_large..tokens).step_by(small).map(move |first| first..first + small);
+    large.chain(small)
+}
+
 /// Rows are dealt out in groups, so that a kernel's register tile is not cut.
 const ROW_GROUP: usize = 4;
 
@@ -259,7 +270,7 @@ fn split(
     threads: &Threads,
     tokens: usize,
     parts: &mut Vec<f32>,
-    out: &mut [f32],
+    mut out: &mut [f32],
     product: impl Fn(Range<usize>, Range<usize>, &mut [f32], usize) + Sync,
 ) {
     if tokens == 0 {
@@ -267,14 +278,11 @@ fn split(
     }
     let rows = out.len() / tokens;
     if tokens >= TOKENS_PER_THREAD * threads.count() {
-        // More parts than threads: one that is held up by something else leaves its second part to others.
-        let parts_per_thread = if threads.count() > 1 { 2 } else { 1 };
-        let chunk = tokens.div_ceil(parts_per_thread * threads.count()).max(TOKENS_PER_THREAD);
-        let parts = out.chunks_mut(chunk * rows).enumerate();
-        return threads.each(parts, |(index, out)| {
-            let first = index * chunk;
-            product(0..rows, first..first + out.len() / rows, out, rows);
+        let parts = token_parts(tokens, threads.count()).map(|part| {
+            let out = take_front(&mut out, part.len() * rows);
+            (part, out)
         });
+        return threads.each(parts, |(part, out)| product(0..rows, part, out, rows));
     }
     let group = row_group(rows);
     let rows_of = |groups: Range<usize>| groups.start * group..groups.end * group;
@@ -298,5 +306,26 @@ fn split(
         for (token, part) in part.chunks_exact(range.len()).enumerate() {
             out[token * rows..][range.clone()].copy_from_slice(part);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_token_is_in_one_part_and_small_parts_come_last() {
+        for threads in 1..=5 {
+            for tokens in TOKENS_PER_THREAD * threads..=600 {
+                let parts: Vec<_> = token_parts(tokens, threads).collect();
+                assert!(parts.iter().cloned().flatten().eq(0..tokens), "{parts:?}");
+                assert!(parts.iter().all(|part| part.len() >= TOKENS_PER_THREAD), "{parts:?}");
+                assert!(parts.len() == threads || (parts.len() == 2 * threads && threads > 1), "{parts:?}");
+                let (large, small) = parts.split_at(threads);
+                let smallest = large.iter().map(Range::len).min().unwrap();
+                assert!(small.iter().all(|part| part.len() <= smallest), "{parts:?}");
+            }
+        }
+        assert_eq!(token_parts(128, 2).collect::<Vec<_>>(), [0..48, 48..96, 96..112, 112..128]);
     }
 }

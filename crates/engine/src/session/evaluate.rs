@@ -146,9 +146,10 @@ impl<'a> Evaluation<'a> {
                 rows::embed(&model.matrix(*table), &ids, out);
             }
             Op::RmsNorm { eps } => {
-                let x = self.values(node.inputs[0]);
+                let (kernels, x) = (self.kernels, self.values(node.inputs[0]));
                 threads.split(out, width, |range, out| {
-                    rms_norm::rms_norm_rows(&x[range.start * width..range.end * width], width, *eps, out);
+                    let x = &x[range.start * width..range.end * width];
+                    rms_norm::rms_norm_rows(kernels, x, width, *eps, out);
                 });
             }
             Op::MulWeight { gamma } => {

@@ -178,12 +178,19 @@ fn run(chain: &[RowNode<'_>], kernels: &dyn Kernels, mut part: Part<'_>) {
                 Place::Kept => {
                     let out = std::mem::take(&mut part.kept[index]);
                     let span = tokens.start * node.width..tokens.end * node.width;
-                    compute(chain, node, &part, tokens.clone(), &mut out[span]);
+                    compute(chain, node, kernels, &part, tokens.clone(), &mut out[span]);
                     part.kept[index] = out;
                 }
                 Place::Workspace(place) => {
                     let mut out = std::mem::take(&mut part.workspace[place]);
-                    compute(chain, node, &part, tokens.clone(), &mut out[..tokens.len() * node.width]);
+                    compute(
+                        chain,
+                        node,
+                        kernels,
+                        &part,
+                        tokens.clone(),
+                        &mut out[..tokens.len() * node.width],
+                    );
                     part.workspace[place] = out;
                 }
             }
@@ -226,6 +233,7 @@ fn read<'a>(
 fn compute(
     chain: &[RowNode<'_>],
     node: &RowNode<'_>,
+    kernels: &dyn Kernels,
     part: &Part<'_>,
     tokens: Range<usize>,
     out: &mut [f32],
@@ -238,7 +246,7 @@ fn compute(
         }
     };
     match node.op {
-        RowOp::RmsNorm { eps } => rms_norm::rms_norm_rows(input(0), width, eps, out),
+        RowOp::RmsNorm { eps } => rms_norm::rms_norm_rows(kernels, input(0), width, eps, out),
         RowOp::MulWeight(gamma) => rows(input(0), out, elementwise::mul, gamma),
         RowOp::AddWeight(bias) => rows(input(0), out, elementwise::add, bias),
         RowOp::Add => elementwise::add(input(0), input(1), out),

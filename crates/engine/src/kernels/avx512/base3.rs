@@ -4,7 +4,8 @@
 
 use std::arch::x86_64::*;
 
-use super::{ROWS, load_512, load_codes, prefetch, rescale, store_rows};
+use super::stream::Stream;
+use super::{ROWS, load_512, load_codes, rescale, store_rows};
 use crate::kernels::{Base3, QuantizedRow};
 use crate::quant::base3::{BLOCK, BLOCK_BYTES, PLACES, WEIGHTS, code_of};
 
@@ -50,7 +51,13 @@ struct Lookup {
 
 /// Row after row, so that each thread reads one stream from memory.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
-pub(super) fn base3_gemv(weights: Base3<'_>, q: &[i8], quantized: QuantizedRow, out: &mut [f32]) {
+pub(super) fn base3_gemv(
+    stream: Stream,
+    weights: Base3<'_>,
+    q: &[i8],
+    quantized: QuantizedRow,
+    out: &mut [f32],
+) {
     let [lower, upper] = &TABLES.first_four;
     let lookup = Lookup {
         last: load_codes(&TABLES.last),
@@ -63,7 +70,7 @@ pub(super) fn base3_gemv(weights: Base3<'_>, q: &[i8], quantized: QuantizedRow, 
     for (group, out) in out.chunks_mut(ROWS).enumerate() {
         let mut sums = [_mm512_setzero_si512(); ROWS];
         for (i, sum) in sums[..out.len()].iter_mut().enumerate() {
-            *sum = row_sum(lookup, weights.row(group * ROWS + i), whole, &last.0);
+            *sum = row_sum(stream, lookup, weights.row(group * ROWS + i), whole, &last.0);
         }
         store_rows(out, rescale(sums, quantized, weights.scale()));
     }
@@ -72,14 +79,16 @@ pub(super) fn base3_gemv(weights: Base3<'_>, q: &[i8], quantized: QuantizedRow, 
 /// The lanes of `Σ code·q` of one row; `last` are the activations of a block that is not whole.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
 #[inline]
-fn row_sum(lookup: Lookup, row: &[u8], whole: &[[i8; BLOCK]], last: &[i8; BLOCK]) -> __m512i {
+fn row_sum(stream: Stream, lookup: Lookup, row: &[u8], whole: &[[i8; BLOCK]], last: &[i8; BLOCK]) -> __m512i {
     // A place above the lowest leaves its codes where they are: its sum is then 4, 16 or 64 times too large.
     let mut sums = [_mm512_setzero_si512(); PLACES];
     let (blocks, _) = row.as_chunks::<BLOCK_BYTES>();
     for (bytes, q) in blocks.iter().zip(whole) {
+        stream.ask_behind(bytes.as_ptr());
         add_block(lookup, bytes, q, &mut sums);
     }
     if let Some(bytes) = blocks.get(whole.len()) {
+        stream.ask_behind(bytes.as_ptr());
         add_block(lookup, bytes, last, &mut sums);
     }
     let low = _mm512_add_epi32(sums[0], _mm512_srai_epi32::<2>(sums[1]));
@@ -90,7 +99,6 @@ fn row_sum(lookup: Lookup, row: &[u8], whole: &[[i8; BLOCK]], last: &[i8; BLOCK]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
 #[inline]
 fn add_block(lookup: Lookup, bytes: &[u8; BLOCK_BYTES], q: &[i8; BLOCK], sums: &mut [__m512i; PLACES]) {
-    prefetch(bytes.as_ptr());
     let bytes = load_codes(bytes);
     // A lookup looks at the lower six bits of an index: what comes in from the neighbour does not matter.
     let index = _mm512_srli_epi16::<2>(bytes);

@@ -5,6 +5,7 @@
 use std::arch::x86_64::*;
 
 use super::f16_products::{load_f32, reduce_rows};
+use super::stream::Stream;
 use super::{ROWS, load_codes, store_rows};
 use crate::kernels::E3m7;
 use crate::pages::LINE;
@@ -75,7 +76,7 @@ struct Row<'a> {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt")]
-pub(super) fn e3m7_gemv(weights: E3m7<'_>, x: &[f32], out: &mut [f32]) {
+pub(super) fn e3m7_gemv(stream: Stream, weights: E3m7<'_>, x: &[f32], out: &mut [f32]) {
     let constants = Constants {
         spread: load_codes(&SPREAD),
         starts: _mm512_set1_epi64(0x15_12_0f_0c_09_06_03_00),
@@ -94,6 +95,7 @@ pub(super) fn e3m7_gemv(weights: E3m7<'_>, x: &[f32], out: &mut [f32]) {
             let row = group * ROWS + first;
             if first + 1 < out.len() {
                 let sums = products(
+                    stream,
                     [begin(&constants, weights, row), begin(&constants, weights, row + 1)],
                     &constants,
                     x,
@@ -101,7 +103,8 @@ pub(super) fn e3m7_gemv(weights: E3m7<'_>, x: &[f32], out: &mut [f32]) {
                 [low[first], high[first]] = sums[0];
                 [low[first + 1], high[first + 1]] = sums[1];
             } else {
-                [[low[first], high[first]]] = products([begin(&constants, weights, row)], &constants, x);
+                [[low[first], high[first]]] =
+                    products(stream, [begin(&constants, weights, row)], &constants, x);
             }
         }
         store_rows(out, reduce_rows(low, high));
@@ -123,6 +126,7 @@ fn begin<'a>(constants: &Constants, weights: E3m7<'a>, index: usize) -> Row<'a> 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt")]
 #[inline]
 fn products<const N: usize>(
+    stream: Stream,
     mut rows: [Row<'_>; N],
     constants: &Constants,
     x: &[[[f32; 16]; 4]],
@@ -135,7 +139,7 @@ fn products<const N: usize>(
         for (row, sums) in rows.iter_mut().zip(&mut sums) {
             // A block is more than one line, and less than two.
             for address in [ahead, ahead.wrapping_add(block_bytes / 2)] {
-                _mm_prefetch::<_MM_HINT_NTA>(address.cast());
+                stream.ask(address);
             }
             ahead = ahead.wrapping_add(block_bytes);
             let [a, b, c, d] = unpack(row, constants, block);

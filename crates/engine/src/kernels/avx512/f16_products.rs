@@ -4,7 +4,8 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
-use super::{ROWS, prefetch, prefetch_later, store_rows};
+use super::stream::Stream;
+use super::{ROWS, prefetch_later, store_rows};
 use crate::kernels::{PREFETCH_BYTES, Rows};
 
 /// Most rows of `b` of a register tile: two accumulators for each pair of rows, 24 of the 32 registers.
@@ -14,9 +15,9 @@ const B_ROWS: usize = 3;
 const FEW_ROWS: usize = 8;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub(super) fn f16_gemm(a: Rows<'_, f16>, b: Rows<'_, f32>, out: &mut [f32], stride: usize) {
+pub(super) fn f16_gemm(stream: Stream, a: Rows<'_, f16>, b: Rows<'_, f32>, out: &mut [f32], stride: usize) {
     if b.count() == 1 && a.is_packed() {
-        return f16_gemv(a, b.row(0), &mut out[..a.count()]);
+        return f16_gemv(stream, a, b.row(0), &mut out[..a.count()]);
     }
     let few = b.count() <= FEW_ROWS;
     for i in (0..a.count()).step_by(ROWS) {
@@ -103,7 +104,7 @@ fn f16_tile<const N: usize, const AHEAD: bool>(
 /// The product with one row of `b`: row after row of `a`, so that each thread reads one stream from
 /// memory.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn f16_gemv(a: Rows<'_, f16>, b: &[f32], out: &mut [f32]) {
+fn f16_gemv(stream: Stream, a: Rows<'_, f16>, b: &[f32], out: &mut [f32]) {
     let (b_steps, b_tail) = b.as_chunks::<32>();
     for (group, out) in out.chunks_mut(ROWS).enumerate() {
         let (mut low, mut high) = ([_mm512_setzero_ps(); ROWS], [_mm512_setzero_ps(); ROWS]);
@@ -112,7 +113,7 @@ fn f16_gemv(a: Rows<'_, f16>, b: &[f32], out: &mut [f32]) {
             let (a_steps, tail) = a.row(group * ROWS + i).as_chunks::<32>();
             tails[i] = tail;
             for (a, b) in a_steps.iter().zip(b_steps) {
-                prefetch(a.as_ptr().cast());
+                stream.ask_behind(a.as_ptr().cast());
                 let (a, b): (&[[f16; 16]], &[[f32; 16]]) = (a.as_chunks().0, b.as_chunks().0);
                 low[i] = _mm512_fmadd_ps(load_f16(&a[0]), load_f32(&b[0]), low[i]);
                 high[i] = _mm512_fmadd_ps(load_f16(&a[1]), load_f32(&b[1]), high[i]);

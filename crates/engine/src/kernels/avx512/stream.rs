@@ -1,0 +1,58 @@
+//! Asking for lines of a stream of weights before they are used, in the way that the CPU takes most of them at a time.
+//!
+//! A line of a model larger than all caches is read once per token, so that no cache keeps it until it is wanted again.
+//! Asked for past the outer caches, it puts no other line out of them; but then it is the first cache that waits for
+//! memory, and that one has room for few requests. Which of the two counts for more differs: see [`Stream`].
+
+use std::arch::x86_64::*;
+
+/// How lines of a stream are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stream {
+    /// Into the first cache alone. On a Zen 5 a token takes 0.95 of the time of one with lines in all caches in slow hours,
+    /// and 1.00 in fast ones.
+    FirstCache,
+    /// Into the second cache; the hardware brings them on to the first. On a Zen 4, [`FirstCache`](Self::FirstCache) reads
+    /// five codes to a byte at 12 GB/s on one core and at 17 to 21 on two, and this at 17 to 20 and 31 to 35.
+    SecondCache,
+}
+
+/// The family of AMD's Zen 5.
+const ZEN_5: u32 = 0x1a;
+
+impl Stream {
+    /// What was measured to be the faster way on CPUs of this kind.
+    pub(super) fn for_this_cpu() -> Self {
+        let vendor = __cpuid(0);
+        let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
+        let signature = __cpuid(1).eax;
+        // The extended family is added where the family has its largest value, 15.
+        let family = (signature >> 8 & 0x0f) + (signature >> 20 & 0xff);
+        if name.as_flattened() == b"AuthenticAMD" && family == ZEN_5 {
+            Self::FirstCache
+        } else {
+            Self::SecondCache
+        }
+    }
+
+    /// Asks for what lies some 8 KiB behind an address.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    pub(super) fn ask_behind(self, address: *const u8) {
+        let ahead = match self {
+            Self::FirstCache => 6 << 10,
+            Self::SecondCache => 8 << 10,
+        };
+        self.ask(address.wrapping_add(ahead));
+    }
+
+    /// Asks for an address.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    pub(super) fn ask(self, address: *const u8) {
+        match self {
+            Self::FirstCache => _mm_prefetch::<_MM_HINT_NTA>(address.cast()),
+            Self::SecondCache => _mm_prefetch::<_MM_HINT_T1>(address.cast()),
+        }
+    }
+}
