@@ -4,30 +4,35 @@
 //! What bounds them, by their instructions and not by a measurement: `i2_s_gemm` with one token reads
 //! 32 bytes per about 20 instructions and is bound by memory; with four or more tokens it is bound by
 //! `vpmaddubsw`. `f16_gemm` is bound by memory on the head and by the conversion on the KV cache. Where
-//! memory bounds, rows are read one after the other, with a prefetch ahead: see [`PREFETCH_BYTES`].
+//! memory bounds, rows are read one after the other, with a prefetch ahead: see [`Stream`].
 
 use std::arch::x86_64::*;
+use std::sync::OnceLock;
 
 use half::f16;
 
 use super::rows::{check_gemm, check_screen};
 use super::scalar::{self, Scalar, exp};
-use super::{Isa, Kernels, PREFETCH_BYTES, QuantizedRow, Rows, Ternary};
+use super::stream::Stream;
+use super::{Isa, Kernels, QuantizedRow, Rows, Ternary};
 use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
 
 /// The kernels for CPUs with AVX2, FMA and F16C. A value exists only where the CPU has all three.
 #[derive(Debug)]
 pub struct Avx2 {
-    _cpu_has_it: (),
+    stream: Stream,
 }
 
 /// The kernels, if the CPU can run them.
 pub(super) fn get() -> Option<&'static Avx2> {
-    static AVX2: Avx2 = Avx2 { _cpu_has_it: () };
-    let present = is_x86_feature_detected!("avx2")
-        && is_x86_feature_detected!("fma")
-        && is_x86_feature_detected!("f16c");
-    present.then_some(&AVX2)
+    static AVX2: OnceLock<Option<Avx2>> = OnceLock::new();
+    let detect = || {
+        let present = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        present.then(|| Avx2 { stream: Stream::for_this_cpu() })
+    };
+    AVX2.get_or_init(detect).as_ref()
 }
 
 impl Kernels for Avx2 {
@@ -51,13 +56,13 @@ impl Kernels for Avx2 {
     ) {
         weights.check(q, quantized.len(), out, stride);
         // SAFETY: an `Avx2` exists only where `get` found the features.
-        unsafe { i2_s_gemm(weights, q, quantized, out, stride) }
+        unsafe { i2_s_gemm(self.stream, weights, q, quantized, out, stride) }
     }
 
     fn f16_gemm(&self, a: Rows<'_, f16>, b: Rows<'_, f32>, out: &mut [f32], stride: usize) {
         check_gemm(a, b, out, stride);
         // SAFETY: an `Avx2` exists only where `get` found the features.
-        unsafe { f16_gemm(a, b, out, stride) }
+        unsafe { f16_gemm(self.stream, a, b, out, stride) }
     }
 
     fn f32_gemm(&self, a: Rows<'_, f32>, b: Rows<'_, f32>, out: &mut [f32], stride: usize) {
@@ -69,7 +74,7 @@ impl Kernels for Avx2 {
     fn screen_dots(&self, codes: &[u8], planes: [&[i8]; 2], out: &mut [[i32; 2]]) {
         check_screen(codes, planes, out);
         // SAFETY: an `Avx2` exists only where `get` found the features.
-        unsafe { screen_dots(codes, planes, out) }
+        unsafe { screen_dots(self.stream, codes, planes, out) }
     }
 
     fn exp_and_sum(&self, x: &mut [f32], max: f32) -> f64 {
@@ -130,14 +135,14 @@ fn quantize_activations(x: &[f32], q: &mut [i8]) -> QuantizedRow {
 /// Row after row. Bytes are widened to 16 bits first: a product of an unsigned and a signed byte needs all of
 /// them, and two side by side would not fit.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn screen_dots(codes: &[u8], planes: [&[i8]; 2], out: &mut [[i32; 2]]) {
+fn screen_dots(stream: Stream, codes: &[u8], planes: [&[i8]; 2], out: &mut [[i32; 2]]) {
     let [(high, high_tail), (low, low_tail)] = planes.map(|plane| plane.as_chunks::<16>());
     for (row, out) in codes.chunks_exact(planes[0].len()).zip(out) {
         let (row, tail) = row.as_chunks::<16>();
         let mut sums = [_mm256_setzero_si256(); 2];
         for ((codes, high), low) in row.iter().zip(high).zip(low) {
             // A line holds four of them; a request that was made already costs nothing.
-            prefetch(codes.as_ptr());
+            stream.ask_behind(codes.as_ptr());
             let codes = _mm256_cvtepu8_epi16(load_half_u8(codes));
             for (sum, plane) in sums.iter_mut().zip([high, low]) {
                 let plane = _mm256_cvtepi8_epi16(load_half_i8(plane));
@@ -160,7 +165,14 @@ const TOKENS: usize = 4;
 const ROW_BLOCK: usize = 64;
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn i2_s_gemm(weights: Ternary<'_>, q: &[i8], quantized: &[QuantizedRow], out: &mut [f32], stride: usize) {
+fn i2_s_gemm(
+    stream: Stream,
+    weights: Ternary<'_>,
+    q: &[i8],
+    quantized: &[QuantizedRow],
+    out: &mut [f32],
+    stride: usize,
+) {
     let (rows, width, tokens) = (weights.count(), weights.width(), quantized.len());
     let activations = |token: usize| &q[token * width..][..width];
     let in_groups = tokens / TOKENS * TOKENS;
@@ -169,7 +181,7 @@ fn i2_s_gemm(weights: Ternary<'_>, q: &[i8], quantized: &[QuantizedRow], out: &m
         for first in (0..in_groups).step_by(TOKENS) {
             let group = [0, 1, 2, 3].map(|i| activations(first + i));
             for row in block.clone() {
-                let sums = i2_s_dots::<TOKENS>(weights.row(row), group);
+                let sums = i2_s_dots::<TOKENS>(stream, weights.row(row), group);
                 for (token, sum) in (first..).zip(sums) {
                     out[token * stride + row] = quantized[token].rescale(sum, weights.scale());
                 }
@@ -177,7 +189,7 @@ fn i2_s_gemm(weights: Ternary<'_>, q: &[i8], quantized: &[QuantizedRow], out: &m
         }
         for token in in_groups..tokens {
             for row in block.clone() {
-                let [sum] = i2_s_dots(weights.row(row), [activations(token)]);
+                let [sum] = i2_s_dots(stream, weights.row(row), [activations(token)]);
                 out[token * stride + row] = quantized[token].rescale(sum, weights.scale());
             }
         }
@@ -186,7 +198,7 @@ fn i2_s_gemm(weights: Ternary<'_>, q: &[i8], quantized: &[QuantizedRow], out: &m
 
 /// The sums of one packed row against `N` rows of activations.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn i2_s_dots<const N: usize>(row: &[u8], q: [&[i8]; N]) -> [i32; N] {
+fn i2_s_dots<const N: usize>(stream: Stream, row: &[u8], q: [&[i8]; N]) -> [i32; N] {
     let blocks = row.as_chunks::<BLOCK_BYTES>().0;
     let mut activations: [&[[i8; BLOCK]]; N] = [&[]; N];
     for (activations, q) in activations.iter_mut().zip(q) {
@@ -199,7 +211,7 @@ fn i2_s_dots<const N: usize>(row: &[u8], q: [&[i8]; N]) -> [i32; N] {
         for block in start..end {
             // A line of the cache holds two blocks.
             if N == 1 && block % 2 == 0 {
-                prefetch(blocks[block].as_ptr());
+                stream.ask_behind(blocks[block].as_ptr());
             }
             let [a, b, c, d] = unpack(&blocks[block]);
             for (partial, activations) in partial.iter_mut().zip(&activations) {
@@ -243,11 +255,11 @@ fn unpack(block: &[u8; BLOCK_BYTES]) -> [__m256i; 4] {
 const A_ROWS: usize = 2;
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn f16_gemm(a: Rows<'_, f16>, b: Rows<'_, f32>, out: &mut [f32], stride: usize) {
+fn f16_gemm(stream: Stream, a: Rows<'_, f16>, b: Rows<'_, f32>, out: &mut [f32], stride: usize) {
     if b.count() == 1 && a.is_packed() {
         // One row after the other is one stream from memory.
         for (row, out) in out[..a.count()].iter_mut().enumerate() {
-            [*out] = f16_dots([a.row(row)], b.row(0));
+            [*out] = f16_dots(stream, [a.row(row)], b.row(0));
         }
         return;
     }
@@ -255,7 +267,7 @@ fn f16_gemm(a: Rows<'_, f16>, b: Rows<'_, f32>, out: &mut [f32], stride: usize) 
         // Behind the last row, the last row is taken again and its result dropped.
         let rows: [&[f16]; A_ROWS] = std::array::from_fn(|i| a.row((first + i).min(a.count() - 1)));
         for j in 0..b.count() {
-            let dots = f16_dots(rows, b.row(j));
+            let dots = f16_dots(stream, rows, b.row(j));
             let out = &mut out[j * stride..][..a.count()][first..];
             for (out, dot) in out.iter_mut().zip(dots) {
                 *out = dot;
@@ -266,7 +278,7 @@ fn f16_gemm(a: Rows<'_, f16>, b: Rows<'_, f32>, out: &mut [f32], stride: usize) 
 
 /// The canonical dot products of `N` rows with one.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn f16_dots<const N: usize>(a: [&[f16]; N], b: &[f32]) -> [f32; N] {
+fn f16_dots<const N: usize>(stream: Stream, a: [&[f16]; N], b: &[f32]) -> [f32; N] {
     let a_steps = a.map(|row| row.as_chunks::<32>());
     let (b_steps, b_tail) = b.as_chunks::<32>();
     let mut accumulators = [[_mm256_setzero_ps(); 4]; N];
@@ -274,7 +286,7 @@ fn f16_dots<const N: usize>(a: [&[f16]; N], b: &[f32]) -> [f32; N] {
         let b = b.as_chunks::<8>().0;
         for (accumulators, (a, _)) in accumulators.iter_mut().zip(&a_steps) {
             if N == 1 {
-                prefetch(a[step].as_ptr().cast());
+                stream.ask_behind(a[step].as_ptr().cast());
             }
             let a = a[step].as_chunks::<8>().0;
             for lane in 0..4 {
@@ -398,12 +410,6 @@ fn reduce([a0, a1, a2, a3]: [__m256; 4]) -> f32 {
     let half = _mm_add_ps(_mm256_castps256_ps128(folded), _mm256_extractf128_ps::<1>(folded));
     let pairs = _mm_hadd_ps(half, half);
     _mm_cvtss_f32(_mm_hadd_ps(pairs, pairs))
-}
-
-/// Asks for what lies [`PREFETCH_BYTES`] behind an address of a stream of weights.
-#[target_feature(enable = "avx2")]
-fn prefetch(address: *const u8) {
-    _mm_prefetch::<_MM_HINT_T0>(address.wrapping_add(PREFETCH_BYTES).cast());
 }
 
 /// The sum of eight i32 lanes.

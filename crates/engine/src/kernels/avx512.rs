@@ -21,7 +21,6 @@
 mod base3;
 mod e3m7;
 mod f16_products;
-mod stream;
 mod sum_of_squares;
 
 use std::arch::x86_64::*;
@@ -32,11 +31,10 @@ use half::f16;
 use super::avx2::Avx2;
 use super::rows::{check_gemm, check_screen};
 use super::scalar;
+use super::stream::Stream;
 use super::{Base3, E3m7, Isa, Kernels, QuantizedRow, Rows, Ternary};
 use crate::pages::LINE;
 use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
-
-use stream::Stream;
 
 // Inside the hot loops nothing goes through a function of the standard library that takes a closure:
 // the closure has the target features of its function, the library function has not, and so the call

@@ -15,6 +15,7 @@ mod avx2;
 mod avx512;
 mod rows;
 mod scalar;
+mod stream;
 
 use std::fmt;
 use std::str::FromStr;
@@ -81,10 +82,6 @@ impl QuantizedRow {
         (sum as f32 - self.sum as f32) / self.scale * weight_scale
     }
 }
-
-/// How far ahead of its use a stream of weights is asked for. The hardware's own prefetcher stops at
-/// the end of every page of 4 KiB, and what it has learned is lost there.
-const PREFETCH_BYTES: usize = 8 << 10;
 
 /// The kernels of one instruction set. Every method is a pure function of its arguments.
 ///

@@ -4,8 +4,8 @@
 
 use std::arch::x86_64::*;
 
-use super::stream::Stream;
 use super::{ROWS, load_512, load_codes, rescale, store_rows};
+use crate::kernels::stream::Stream;
 use crate::kernels::{Base3, QuantizedRow};
 use crate::quant::base3::{BLOCK, BLOCK_BYTES, PLACES, WEIGHTS, code_of};
 

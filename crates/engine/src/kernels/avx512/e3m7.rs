@@ -5,9 +5,9 @@
 use std::arch::x86_64::*;
 
 use super::f16_products::{load_f32, reduce_rows};
-use super::stream::Stream;
 use super::{ROWS, load_codes, store_rows};
 use crate::kernels::E3m7;
+use crate::kernels::stream::Stream;
 use crate::pages::LINE;
 use crate::quant::e3m7::{BLOCK, CODE_BYTES};
 

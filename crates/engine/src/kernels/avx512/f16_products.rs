@@ -4,12 +4,15 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
-use super::stream::Stream;
 use super::{ROWS, prefetch_later, store_rows};
-use crate::kernels::{PREFETCH_BYTES, Rows};
+use crate::kernels::Rows;
+use crate::kernels::stream::Stream;
 
 /// Most rows of `b` of a register tile: two accumulators for each pair of rows, 24 of the 32 registers.
 const B_ROWS: usize = 3;
+
+/// How far ahead of their use rows of `a` that lie apart are asked for.
+const ROWS_AHEAD_BYTES: usize = 8 << 10;
 
 /// With no more rows of `b` than this, the rows of `a` come from memory faster than they are used.
 const FEW_ROWS: usize = 8;
@@ -56,7 +59,7 @@ fn f16_tile<const N: usize, const AHEAD: bool>(
     debug_assert_eq!(a.width(), b.width());
     let steps = a.width() / 32;
     let row_bytes = a.width() * size_of::<f16>();
-    let ahead = (PREFETCH_BYTES / row_bytes.max(1)).next_multiple_of(ROWS).max(ROWS) * a.stride();
+    let ahead = (ROWS_AHEAD_BYTES / row_bytes.max(1)).next_multiple_of(ROWS).max(ROWS) * a.stride();
     // Behind the last row, the last row is taken again and its result dropped.
     let mut a_rows = [std::ptr::null::<f16>(); ROWS];
     for (r, a_row) in a_rows.iter_mut().enumerate() {

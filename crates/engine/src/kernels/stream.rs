@@ -1,4 +1,5 @@
-//! Asking for lines of a stream of weights before they are used, in the way that the CPU takes most of them at a time.
+//! Asking for lines of a stream of weights before they are used, in the way that the CPU takes most of them at a time. The
+//! hardware's own prefetcher stops at the end of every page of 4 KiB, and what it has learned is lost there.
 //!
 //! A line of a model larger than all caches is read once per token, so that no cache keeps it until it is wanted again.
 //! Asked for past the outer caches, it puts no other line out of them; but then it is the first cache that waits for
@@ -12,8 +13,10 @@ pub(super) enum Stream {
     /// Into the first cache alone. On a Zen 5 a token takes 0.95 of the time of one with lines in all caches in slow hours,
     /// and 1.00 in fast ones.
     FirstCache,
-    /// Into the second cache; the hardware brings them on to the first. On a Zen 4, [`FirstCache`](Self::FirstCache) reads
-    /// five codes to a byte at 12 GB/s on one core and at 17 to 21 on two, and this at 17 to 20 and 31 to 35.
+    /// Into the second cache; the hardware brings them on to the first. On a Zen 4, AVX-512 kernels read five codes to a byte
+    /// at 12 GB/s on one core and at 17 to 21 on two with [`FirstCache`](Self::FirstCache), and at 17 to 20 and 31 to 35 with
+    /// this. Those for AVX2 read f16 there at 17 to 20 and 24 to 26 GB/s with lines in all caches, at 20 to 24 and 25 to 29
+    /// with this.
     SecondCache,
 }
 
@@ -36,7 +39,7 @@ impl Stream {
     }
 
     /// Asks for what lies some 8 KiB behind an address.
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "sse")]
     #[inline]
     pub(super) fn ask_behind(self, address: *const u8) {
         let ahead = match self {
@@ -47,7 +50,7 @@ impl Stream {
     }
 
     /// Asks for an address.
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "sse")]
     #[inline]
     pub(super) fn ask(self, address: *const u8) {
         match self {
