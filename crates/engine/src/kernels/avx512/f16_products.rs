@@ -8,8 +8,9 @@ use super::{ROWS, prefetch_later, store_rows};
 use crate::kernels::Rows;
 use crate::kernels::stream::Stream;
 
-/// Most rows of `b` of a register tile: two accumulators for each pair of rows, 24 of the 32 registers.
-const B_ROWS: usize = 3;
+/// Most rows of `b` of a register tile: 16 of the 32 registers are accumulators. Every value of `a` that is converted is used
+/// for as many multiply-adds, and the query heads that share a key/value head are four in the published model.
+const B_ROWS: usize = 4;
 
 /// How far ahead of their use rows of `a` that lie apart are asked for.
 const ROWS_AHEAD_BYTES: usize = 8 << 10;
@@ -27,18 +28,15 @@ pub(super) fn f16_gemm(stream: Stream, a: Rows<'_, f16>, b: Rows<'_, f32>, out: 
         let mut j = 0;
         while j < b.count() {
             let at = (i, j);
-            // Four are two and two: one alone would use a quarter of the conversions it needs.
-            let rows = match b.count() - j {
-                rows @ (1 | 2) => rows,
-                4 => 2,
-                _ => B_ROWS,
-            };
+            let rows = B_ROWS.min(b.count() - j);
             match (rows, few && j == 0) {
                 (1, false) => f16_tile::<1, false>(a, b, at, out, stride),
                 (2, false) => f16_tile::<2, false>(a, b, at, out, stride),
+                (3, false) => f16_tile::<3, false>(a, b, at, out, stride),
                 (_, false) => f16_tile::<B_ROWS, false>(a, b, at, out, stride),
                 (1, true) => f16_tile::<1, true>(a, b, at, out, stride),
                 (2, true) => f16_tile::<2, true>(a, b, at, out, stride),
+                (3, true) => f16_tile::<3, true>(a, b, at, out, stride),
                 (_, true) => f16_tile::<B_ROWS, true>(a, b, at, out, stride),
             }
             j += rows;
@@ -70,10 +68,10 @@ fn f16_tile<const N: usize, const AHEAD: bool>(
         *b_row = b.row(j + n).as_ptr();
     }
     // Accumulators 0 and 1 of the canonical order lie side by side in a register of `low`, 2 and 3 in
-    // one of `high`. Pointers, as in the ternary tile: checks of bounds leave too few registers.
+    // one of `high`: one half of every step after the other, so that only one of them needs registers. Pointers, as in the ternary tile: checks of bounds leave too few registers.
     let (mut low, mut high) = ([[_mm512_setzero_ps(); ROWS]; N], [[_mm512_setzero_ps(); ROWS]; N]);
-    for step in 0..steps {
-        for (half, sums) in [(0, &mut low), (16, &mut high)] {
+    for (half, sums) in [(0, &mut low), (16, &mut high)] {
+        for step in 0..steps {
             let at = step * 32 + half;
             let mut values = [_mm512_setzero_ps(); ROWS];
             for (values, a_row) in values.iter_mut().zip(a_rows) {
