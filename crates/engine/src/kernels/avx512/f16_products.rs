@@ -24,11 +24,13 @@ pub(super) fn f16_gemm(stream: Stream, a: Rows<'_, f16>, b: Rows<'_, f32>, out: 
         return f16_gemv(stream, a, b.row(0), &mut out[..a.count()]);
     }
     let few = b.count() <= FEW_ROWS;
+    let tiles = b.count().div_ceil(B_ROWS);
     for i in (0..a.count()).step_by(ROWS) {
-        let mut j = 0;
-        while j < b.count() {
+        // Tiles of nearly the same size: one of a single row would use a quarter of the conversions it needs.
+        for tile in 0..tiles {
+            let j = tile * b.count() / tiles;
+            let rows = (tile + 1) * b.count() / tiles - j;
             let at = (i, j);
-            let rows = B_ROWS.min(b.count() - j);
             match (rows, few && j == 0) {
                 (1, false) => f16_tile::<1, false>(a, b, at, out, stride),
                 (2, false) => f16_tile::<2, false>(a, b, at, out, stride),
@@ -39,7 +41,6 @@ pub(super) fn f16_gemm(stream: Stream, a: Rows<'_, f16>, b: Rows<'_, f32>, out: 
                 (3, true) => f16_tile::<3, true>(a, b, at, out, stride),
                 (_, true) => f16_tile::<B_ROWS, true>(a, b, at, out, stride),
             }
-            j += rows;
         }
     }
 }
