@@ -11,11 +11,7 @@ use crate::kernels::stream::Stream;
 use crate::pages::LINE;
 use crate::quant::e3m7::{BLOCK, CODE_BYTES};
 
-/// Rows side by side: one has two chains of sums, too few to hide how long a multiply-add takes. What lies ahead of them is
-/// asked for in the order of memory, whichever part of a row it belongs to.
-const PAIR: usize = 2;
-
-/// How far ahead of the first of them lines are asked for.
+/// How far ahead of the first of the rows that are side by side lines are asked for.
 const AHEAD: usize = 16 << 10;
 
 /// How far ahead of a row its far values are asked for: some ten rows, if it has few.
@@ -91,20 +87,20 @@ pub(super) fn e3m7_gemv(stream: Stream, weights: E3m7<'_>, x: &[f32], out: &mut 
     for (group, out) in out.chunks_mut(ROWS).enumerate() {
         // Accumulators 0 and 1 of the canonical order lie side by side in a register of `low`, 2 and 3 in one of `high`.
         let (mut low, mut high) = ([_mm512_setzero_ps(); ROWS], [_mm512_setzero_ps(); ROWS]);
-        for first in (0..out.len()).step_by(PAIR) {
-            let row = group * ROWS + first;
-            if first + 1 < out.len() {
-                let sums = products(
-                    stream,
-                    [begin(&constants, weights, row), begin(&constants, weights, row + 1)],
-                    &constants,
-                    x,
-                );
-                [low[first], high[first]] = sums[0];
-                [low[first + 1], high[first + 1]] = sums[1];
-            } else {
-                [[low[first], high[first]]] =
-                    products(stream, [begin(&constants, weights, row)], &constants, x);
+        let row = group * ROWS;
+        if out.len() == ROWS {
+            let rows = [
+                begin(&constants, weights, row),
+                begin(&constants, weights, row + 1),
+                begin(&constants, weights, row + 2),
+                begin(&constants, weights, row + 3),
+            ];
+            for (i, sums) in products(stream, rows, &constants, x).into_iter().enumerate() {
+                [low[i], high[i]] = sums;
+            }
+        } else {
+            for i in 0..out.len() {
+                [[low[i], high[i]]] = products(stream, [begin(&constants, weights, row + i)], &constants, x);
             }
         }
         store_rows(out, reduce_rows(low, high));
@@ -122,7 +118,9 @@ fn begin<'a>(constants: &Constants, weights: E3m7<'a>, index: usize) -> Row<'a> 
     Row { codes, lower, upper: _mm512_add_epi8(constants.upper, lowest), far: far[1..].as_ptr() }
 }
 
-/// The sums of rows that lie one behind the other.
+/// The sums of rows that lie one behind the other, side by side: one alone has two chains of sums, too few to hide how long a
+/// multiply-add takes, and four load the vector and come to an end once. What lies ahead of them is asked for in the order of
+/// memory, whichever part of a row it belongs to.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt")]
 #[inline]
 fn products<const N: usize>(
