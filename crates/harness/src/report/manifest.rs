@@ -107,7 +107,8 @@ impl ModelManifest {
 /// The processor.
 #[derive(Debug, Clone, Serialize)]
 pub struct Cpu {
-    /// Its name, as the kernel tells it.
+    /// Its name, family and model, as the kernel tells them. A hypervisor may shorten the name until it says nothing, and
+    /// speed depends on what it was.
     pub model: String,
     /// Its features that kernels here could use.
     pub features: Vec<&'static str>,
@@ -117,11 +118,25 @@ impl Cpu {
     /// The processor that this runs on.
     pub fn detect() -> Self {
         let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model = info
-            .lines()
-            .find_map(|line| line.strip_prefix("model name")?.split_once(':'))
-            .map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned());
-        Self { model, features: features() }
+        Self { model: cpu_model(&info), features: features() }
+    }
+}
+
+/// The name of the first processor that `/proc/cpuinfo` describes, with its family and model in hexadecimal, as vendors write
+/// them.
+fn cpu_model(info: &str) -> String {
+    let value = |wanted: &str| {
+        let fields = info.lines().filter_map(|line| line.split_once(':'));
+        fields
+            .map(|(key, value)| (key.trim(), value.trim()))
+            .find(|(key, _)| *key == wanted)
+            .map(|(_, value)| value)
+    };
+    let number = |wanted: &str| value(wanted)?.parse::<u32>().ok();
+    let name = value("model name").unwrap_or(std::env::consts::ARCH);
+    match number("cpu family").zip(number("model")) {
+        Some((family, model)) => format!("{name} (family {family:02X}h, model {model:02X}h)"),
+        None => name.to_owned(),
     }
 }
 
@@ -137,6 +152,8 @@ fn features() -> Vec<&'static str> {
         ("avx512bw", is_x86_feature_detected!("avx512bw")),
         ("avx512vl", is_x86_feature_detected!("avx512vl")),
         ("avx512vnni", is_x86_feature_detected!("avx512vnni")),
+        ("avx512vbmi", is_x86_feature_detected!("avx512vbmi")),
+        ("avx512vbmi2", is_x86_feature_detected!("avx512vbmi2")),
         ("avxvnni", is_x86_feature_detected!("avxvnni")),
     ];
     all.into_iter().filter_map(|(name, present)| present.then_some(name)).collect()
@@ -228,6 +245,14 @@ pub fn quoted(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cpu_is_named_with_its_family_and_model() {
+        let info = "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n\nprocessor\t: 1\nmodel\t\t: 3\n";
+        assert_eq!(cpu_model(info), "AMD EPYC (family 19h, model 11h)");
+        assert_eq!(cpu_model("model name : Something: new\n"), "Something: new");
+        assert_eq!(cpu_model(""), std::env::consts::ARCH);
+    }
 
     #[test]
     fn paths_are_quoted_where_a_shell_needs_it() {
