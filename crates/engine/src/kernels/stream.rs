@@ -59,3 +59,20 @@ impl Stream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The system reads the CPU's signature too.
+    #[test]
+    fn a_zen_5_is_known_by_its_family() {
+        let info = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+        let has = |key: &str, value: &str| {
+            let fields = info.lines().filter_map(|line| line.split_once(':'));
+            fields.map(|(key, value)| (key.trim(), value.trim())).any(|field| field == (key, value))
+        };
+        let is_zen_5 = has("vendor_id", "AuthenticAMD") && has("cpu family", "26");
+        assert_eq!(Stream::for_this_cpu() == Stream::FirstCache, is_zen_5);
+    }
+}

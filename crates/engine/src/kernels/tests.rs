@@ -35,6 +35,11 @@ fn powers_of_two() -> impl Strategy<Value = f32> {
     (-30i32..30).prop_map(|exponent| 2f32.powi(exponent))
 }
 
+/// Values of all magnitudes below 1: a sum of their squares is rounded again and again.
+fn small_floats() -> impl Strategy<Value = f32> {
+    (-1.0f32..1.0, 0i32..24).prop_map(|(value, exponent)| value * 2f32.powi(-exponent))
+}
+
 fn check_sum_of_squares(x: &[f32]) {
     let expected = x.iter().fold(0.0f64, |sum, x| sum + f64::from(x * x));
     each(|kernels| {
@@ -75,7 +80,10 @@ proptest! {
 
     #[test]
     fn sums_of_squares_are_those_of_one_chain(
-        x in prop::collection::vec(prop_oneof![3 => floats(), 1 => powers_of_two()], 0usize..700)
+        x in prop_oneof![
+            prop::collection::vec(prop_oneof![3 => floats(), 1 => powers_of_two()], 0usize..700),
+            prop::collection::vec(small_floats(), 0usize..700),
+        ]
     ) {
         check_sum_of_squares(&x);
     }
