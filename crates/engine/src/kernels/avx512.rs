@@ -2,21 +2,23 @@
 //! width; floating-point sums keep the canonical order by holding two of its eight-lane accumulators
 //! side by side in one register. What gains nothing from the width is left to the AVX2 kernels.
 //!
-//! What bounds them, and how close they come (one core of an AVX-512 server CPU whose `vpdpbusd` loop
-//! without loads reaches 450 GMAC/s and whose plain reads from memory reach 31 to 37 GB/s;
-//! `docs/performance.md` has the table). Those of one token, but for `e3m7_gemv`, were taken with lines asked for in all
-//! caches, 8 KiB ahead. All of that is for activations that begin on a cache line: a register loaded from
+//! What bounds them, and how close they come: one core of a Zen 5, whose `vpdpbusd` loop
+//! without loads reaches 450 GMAC/s and whose plain reads from memory reach 31 to 37 GB/s, and one of a Zen 4, with 230 and
+//! 25 to 28 (`docs/performance.md` has more). Those of one token, but for `e3m7_gemv`, were taken on the Zen 5 with lines asked
+//! for in all caches, 8 KiB ahead, and now go as [`stream`](super::stream) says; on the Zen 4 like that. All of that is for
+//! activations that begin on a cache line: a register loaded from
 //! two lines costs a quarter of the speed from cache, and half of it where weights and activations are both like that.
 //!
-//! | kernel | bound by | reaches |
-//! |---|---|---|
-//! | `i2_s_gemm`, one token | memory: 32 bytes take two shifts, two masks, two `vpdpbusd` | 30 to 36 GB/s; 48 to 55 from cache |
-//! | `base3_gemv` | memory: 64 bytes take three lookups, four masks, five `vpdpbusd` | 33 to 37 GB/s; 43 to 48 from cache |
-//! | `i2_s_gemm`, many tokens | `vpdpbusd`, 64 multiply-adds each | 405 to 425 GMAC/s, nine tenths of the ceiling |
-//! | `f16_gemm`, one packed row of `b` | memory: the head is the largest matrix of a model | 31 to 35 GB/s |
-//! | `e3m7_gemv` | its instructions on one core, memory on two: 90 bytes take three lookups, a test, a spread, two interleaves, four shifts or masks and 64 multiply-adds | 33 to 36 GB/s, on huge pages; 34 to 37 from cache |
-//! | `screen_dots` | memory: 64 bytes take two `vpdpbusd` | 33 to 36 GB/s; 90 from cache |
-//! | `f16_gemm`, KV cache | conversions to f32, one per three multiply-adds; with one token by the latency of rows that lie apart | – |
+//! | kernel | bound by | Zen 5 | Zen 4 |
+//! |---|---|---|---|
+//! | `i2_s_gemm`, one token | memory: 32 bytes take two shifts, two masks, two `vpdpbusd` | 30 to 36 GB/s; 48 to 55 from cache | 20 to 25 GB/s; 27 from cache |
+//! | `base3_gemv` | memory: 64 bytes take three lookups, four masks, five `vpdpbusd` | 33 to 37 GB/s; 43 to 48 from cache | 17 to 20 GB/s; 21 from cache: its instructions |
+//! | `i2_s_gemm`, many tokens | `vpdpbusd`, 64 multiply-adds each | 405 to 425 GMAC/s, nine tenths of the ceiling | 216 GMAC/s in a prompt |
+//! | `f16_gemm`, one packed row of `b` | memory: the head is the largest matrix of a model | 31 to 35 GB/s | 21 to 25 GB/s; 51 from cache |
+//! | `e3m7_gemv` | its instructions on one core, memory on two: 90 bytes take three lookups, a test, a spread, two interleaves, four shifts or masks and 64 multiply-adds | 33 to 36 GB/s, on huge pages; 34 to 37 from cache | 17 to 20 GB/s; 21 from cache |
+//! | `screen_dots` | memory: 64 bytes take two `vpdpbusd` | 33 to 36 GB/s; 90 from cache | 21 to 23 GB/s; 61 from cache |
+//! | `f16_gemm`, KV cache | conversions to f32, one per four multiply-adds; with one token by the latency of rows that lie apart | – | 10 of 16 multiply-adds per cycle from cache |
+//! | `sum_of_squares` | its instructions: 16 values take two conversions and 14 additions, comparisons and masks | – | 1.2 to 1.3 cycles per value, where a chain takes 3: each block that is added one by one costs 100 |
 
 mod base3;
 mod e3m7;
