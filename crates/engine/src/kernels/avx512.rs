@@ -4,8 +4,8 @@
 //!
 //! What bounds them, and how close they come: one core of a Zen 5, whose `vpdpbusd` loop
 //! without loads reaches 450 GMAC/s and whose plain reads from memory reach 31 to 37 GB/s, and one of a Zen 4, with 230 and
-//! 25 to 28 (`docs/performance.md` has more). Those of one token, but for `e3m7_gemv`, were taken on the Zen 5 with lines asked
-//! for in all caches, 8 KiB ahead, and now go as [`stream`](super::stream) says; on the Zen 4 like that. All of that is for
+//! 25 to 28 (`docs/performance.md` has more). On the Zen 5 those of one token were taken with lines asked
+//! for in all caches, 8 KiB ahead, and `e3m7_gemv` with two rows side by side; on the Zen 4 as they are now. All of that is for
 //! activations that begin on a cache line: a register loaded from
 //! two lines costs a quarter of the speed from cache, and half of it where weights and activations are both like that.
 //!

@@ -11,25 +11,25 @@ use std::arch::x86_64::*;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stream {
     /// Into the first cache alone. On a Zen 5 a token takes 0.95 of the time of one with lines in all caches in slow hours,
-    /// and 1.00 in fast ones.
+    /// and 1.00 in fast ones. (With AVX-512; what it does to the kernels for AVX2 there was not measured.)
     FirstCache,
     /// Into the second cache; the hardware brings them on to the first. On a Zen 4, AVX-512 kernels read five codes to a byte
     /// at 12 GB/s on one core and at 17 to 21 on two with [`FirstCache`](Self::FirstCache), and at 17 to 20 and 31 to 35 with
-    /// this. Those for AVX2 read f16 there at 17 to 20 and 24 to 26 GB/s with lines in all caches, at 20 to 24 and 25 to 29
+    /// this. Those for AVX2 read f16 there at 17 to 20 and 24 to 27 GB/s with lines in all caches, at 20 to 24 and 25 to 32
     /// with this.
     SecondCache,
 }
 
-/// The family of AMD's Zen 5.
+/// The family of AMD's Zen 5, and perhaps of what follows it.
 const ZEN_5: u32 = 0x1a;
 
 impl Stream {
-    /// What was measured to be the faster way on CPUs of this kind.
+    /// What was measured to be the faster way on Zen 4 and Zen 5. Others are taken to be like Zen 4.
     pub(super) fn for_this_cpu() -> Self {
         let vendor = __cpuid(0);
         let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
         let signature = __cpuid(1).eax;
-        // The extended family is added where the family has its largest value, 15.
+        // The extended family is 0 but where the family has its largest value, 15.
         let family = (signature >> 8 & 0x0f) + (signature >> 20 & 0xff);
         if name.as_flattened() == b"AuthenticAMD" && family == ZEN_5 {
             Self::FirstCache
@@ -38,7 +38,7 @@ impl Stream {
         }
     }
 
-    /// Asks for what lies some 8 KiB behind an address.
+    /// Asks for what lies 6 or 8 KiB behind an address.
     #[target_feature(enable = "sse")]
     #[inline]
     pub(super) fn ask_behind(self, address: *const u8) {

@@ -11,8 +11,9 @@ use crate::kernels::stream::Stream;
 use crate::pages::LINE;
 use crate::quant::e3m7::{BLOCK, CODE_BYTES};
 
-/// How far ahead of the first of the rows that are side by side lines are asked for.
-const AHEAD: usize = 16 << 10;
+/// How far behind the rows that are side by side lines are asked for: the last of the rows begins with lines that have been asked
+/// for this long.
+const BEHIND: usize = 2 << 10;
 
 /// How far ahead of a row its far values are asked for: some ten rows, if it has few.
 const FAR_AHEAD: usize = 1024;
@@ -130,7 +131,7 @@ fn products<const N: usize>(
     x: &[[[f32; 16]; 4]],
 ) -> [[__m512; 2]; N] {
     let mut sums = [[_mm512_setzero_ps(); 2]; N];
-    let mut ahead = rows[0].codes.as_ptr().wrapping_add(AHEAD);
+    let mut ahead = rows[0].codes.as_ptr().wrapping_add(N * rows[0].codes.len() + BEHIND);
     let block_bytes = rows[0].codes.len() / x.len();
     for (block, x) in x.iter().enumerate() {
         let x = [load_f32(&x[0]), load_f32(&x[1]), load_f32(&x[2]), load_f32(&x[3])];

@@ -8,9 +8,16 @@ use super::{ROWS, prefetch_later, store_rows};
 use crate::kernels::Rows;
 use crate::kernels::stream::Stream;
 
-/// Most rows of `b` of a register tile: 16 of the 32 registers are accumulators. Every value of `a` that is converted is used
-/// for as many multiply-adds, and the query heads that share a key/value head are four in the published model.
+/// Most rows of `b` of a tile. Every value of `a` that is converted is used for as many multiply-adds, and the query heads that
+/// share a key/value head are four in the published model.
 const B_ROWS: usize = 4;
+
+/// Most rows of `b` whose accumulators are all in registers: two for each pair of rows, 24 of 32. With more, one half of every
+/// step is taken before the other.
+const ROWS_IN_REGISTERS: usize = 3;
+
+/// Up to which width the halves are taken apart: the rows of a wider tile would leave the first cache in between.
+const NARROW: usize = 512;
 
 /// How far ahead of their use rows of `a` that lie apart are asked for.
 const ROWS_AHEAD_BYTES: usize = 8 << 10;
@@ -24,15 +31,16 @@ pub(super) fn f16_gemm(stream: Stream, a: Rows<'_, f16>, b: Rows<'_, f32>, out: 
         return f16_gemv(stream, a, b.row(0), &mut out[..a.count()]);
     }
     let few = b.count() <= FEW_ROWS;
-    let tiles = b.count().div_ceil(B_ROWS);
+    let most = if a.width() > NARROW { ROWS_IN_REGISTERS } else { B_ROWS };
+    let tiles = b.count().div_ceil(most);
     for i in (0..a.count()).step_by(ROWS) {
-        // Tiles of nearly the same size: one of a single row would use a quarter of the conversions it needs.
+        // Tiles of nearly the same size: one of a single row would use a quarter of the conversions it needs. In a tile behind
+        // the first are thus two rows or more.
         for tile in 0..tiles {
             let j = tile * b.count() / tiles;
             let rows = (tile + 1) * b.count() / tiles - j;
             let at = (i, j);
             match (rows, few && j == 0) {
-                (1, false) => f16_tile::<1, false>(a, b, at, out, stride),
                 (2, false) => f16_tile::<2, false>(a, b, at, out, stride),
                 (3, false) => f16_tile::<3, false>(a, b, at, out, stride),
                 (_, false) => f16_tile::<B_ROWS, false>(a, b, at, out, stride),
@@ -68,26 +76,25 @@ fn f16_tile<const N: usize, const AHEAD: bool>(
     for (n, b_row) in b_rows.iter_mut().enumerate() {
         *b_row = b.row(j + n).as_ptr();
     }
-    // Accumulators 0 and 1 of the canonical order lie side by side in a register of `low`, 2 and 3 in
-    // one of `high`: one half of every step after the other, so that only one of them needs registers. Pointers, as in the ternary tile: checks of bounds leave too few registers.
+    // Accumulators 0 and 1 of the canonical order lie side by side in a register of `low`, 2 and 3 in one of `high`. Pointers,
+    // as in the ternary tile: checks of bounds leave too few registers.
     let (mut low, mut high) = ([[_mm512_setzero_ps(); ROWS]; N], [[_mm512_setzero_ps(); ROWS]; N]);
-    for (half, sums) in [(0, &mut low), (16, &mut high)] {
-        for step in 0..steps {
-            let at = step * 32 + half;
-            let mut values = [_mm512_setzero_ps(); ROWS];
-            for (values, a_row) in values.iter_mut().zip(a_rows) {
-                if AHEAD && half == 0 {
-                    prefetch_later(a_row.wrapping_add(at + ahead).cast());
-                }
-                // SAFETY: `at + 16` is at most the width, which both kinds of rows have (`check_gemm`).
-                *values = _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(a_row.add(at).cast()) });
+    let halves = [(0, &mut low), (16, &mut high)];
+    if N > ROWS_IN_REGISTERS {
+        for (half, sums) in halves {
+            for step in 0..steps {
+                let ahead = (AHEAD && half == 0).then_some(ahead);
+                // SAFETY: 16 values behind this are at most the width, which both kinds of rows have (`check_gemm`).
+                unsafe { add_products(a_rows, b_rows, step * 32 + half, ahead, sums) }
             }
-            for (sums, b_row) in sums.iter_mut().zip(b_rows) {
-                // SAFETY: as above.
-                let b = unsafe { _mm512_loadu_ps(b_row.add(at)) };
-                for (sum, values) in sums.iter_mut().zip(values) {
-                    *sum = _mm512_fmadd_ps(values, b, *sum);
-                }
+        }
+    } else {
+        let [(_, low), (_, high)] = halves;
+        for step in 0..steps {
+            // SAFETY: as above.
+            unsafe {
+                add_products(a_rows, b_rows, step * 32, AHEAD.then_some(ahead), low);
+                add_products(a_rows, b_rows, step * 32 + 16, None, high);
             }
         }
     }
@@ -99,6 +106,36 @@ fn f16_tile<const N: usize, const AHEAD: bool>(
         } else {
             let tail = |r: usize| &a.row((i + r).min(a.count() - 1))[32 * steps..];
             finish_rows(sums, [tail(0), tail(1), tail(2), tail(3)], &b.row(j + n)[32 * steps..], out);
+        }
+    }
+}
+
+/// Adds the products of 16 values of each row, from `at` on, and asks for those of `a` that come `ahead` values later.
+///
+/// # Safety
+/// All rows have 16 values from `at` on.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[inline]
+unsafe fn add_products<const N: usize>(
+    a_rows: [*const f16; ROWS],
+    b_rows: [*const f32; N],
+    at: usize,
+    ahead: Option<usize>,
+    sums: &mut [[__m512; ROWS]; N],
+) {
+    let mut values = [_mm512_setzero_ps(); ROWS];
+    for (values, a_row) in values.iter_mut().zip(a_rows) {
+        if let Some(ahead) = ahead {
+            prefetch_later(a_row.wrapping_add(at + ahead).cast());
+        }
+        // SAFETY: the caller has checked it; no alignment is required.
+        *values = _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(a_row.add(at).cast()) });
+    }
+    for (sums, b_row) in sums.iter_mut().zip(b_rows) {
+        // SAFETY: as above.
+        let b = unsafe { _mm512_loadu_ps(b_row.add(at)) };
+        for (sum, values) in sums.iter_mut().zip(values) {
+            *sum = _mm512_fmadd_ps(values, b, *sum);
         }
     }
 }

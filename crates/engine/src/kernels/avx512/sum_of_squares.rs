@@ -4,6 +4,7 @@
 //! rounds `s + t` to a multiple of `u`, which is `s + r` with `t` rounded to the multiple `r`, as long as the sum stays below
 //! `2ᵉ⁺¹`; only where `t` lies halfway between two multiples does it depend on `s`, which of them it is. The sum behind a
 //! number of squares is then `s + Σ r`, and that is exact in any order: all are multiples of `u`, and none exceeds `2⁵³·u`.
+//! Squares are not negative, so that a sum that leaves the range is `2ᵉ⁺¹` or more however it is rounded.
 //! So a block of squares is rounded and summed side by side; where the sum leaves `[2ᵉ, 2ᵉ⁺¹)`, or a square lies halfway,
 //! or something is no finite number, the block is added one by one. Of random values that happens in every tenth block.
 
@@ -23,6 +24,7 @@ pub(super) fn sum_of_squares(x: &[f32]) -> f64 {
         // Only the rounding depends on `power`, and that changes seldom: one block does not wait for the sum of the other.
         let (rounded, halfway) = rounded_squares(block, power);
         let next = sum + rounded;
+        // Never where `power` is 0, as before the first block, or infinite, and never for a NaN.
         if next < 2.0 * power && !halfway {
             sum = next;
         } else {
