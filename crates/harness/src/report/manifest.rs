@@ -248,7 +248,8 @@ mod tests {
 
     #[test]
     fn a_cpu_is_named_with_its_family_and_model() {
-        let info = "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n\nprocessor\t: 1\nmodel\t\t: 3\n";
+        let info =
+            "model name\t: AMD EPYC\ncpu family\t: 25\nmodel\t\t: 17\n\nprocessor\t: 1\nmodel\t\t: 3\n";
         assert_eq!(cpu_model(info), "AMD EPYC (family 19h, model 11h)");
         assert_eq!(cpu_model("model name : Something: new\n"), "Something: new");
         assert_eq!(cpu_model(""), std::env::consts::ARCH);

@@ -12,8 +12,8 @@ use crate::kernels::stream::Stream;
 /// share a key/value head are four in the published model.
 const B_ROWS: usize = 4;
 
-/// Most rows of `b` whose accumulators are all in registers: two for each pair of rows, 24 of 32. With more, one half of every
-/// step is taken before the other.
+/// Most rows of `b` whose accumulators are all in registers: two for each pair of rows, 24 of 32. With more, one half of all
+/// steps is taken before the other.
 const ROWS_IN_REGISTERS: usize = 3;
 
 /// Up to which width the halves are taken apart: the rows of a wider tile would leave the first cache in between.
