@@ -59,6 +59,7 @@ mod tests {
             blocks: 1,
             codes: Bytes::All(2),
             activations: Bytes::All(1),
+            copy: false,
             kernel: None,
         };
         let (right, wrong) = ([256.0f32.to_bits()], [255.0f32.to_bits()]);

@@ -9,6 +9,7 @@ mod judge;
 mod run;
 
 use engine::kernels;
+use engine::quant::e3m7;
 use serde::{Deserialize, Serialize};
 
 use super::classes;
@@ -32,6 +33,9 @@ pub enum KernelCase {
         codes: Bytes,
         /// The activations.
         activations: Bytes,
+        /// Whether the subject reads the copy with five codes to a byte, as a session does for single tokens.
+        #[serde(default)]
+        copy: bool,
         /// Kernel of the subject; `None` for the fastest.
         kernel: Option<String>,
     },
@@ -50,6 +54,11 @@ pub enum KernelCase {
     Dot {
         /// Whether the rows are f16.
         half: bool,
+        /// Whether the subject reads the first of them from a copy with 11 bits to a value, as a session does for single
+        /// tokens. Of rows of f16 whose width is a multiple of [`e3m7::BLOCK`]; values that have no place in a copy are
+        /// replaced, on both sides.
+        #[serde(default)]
+        copy: bool,
         /// Their length.
         width: usize,
         /// Values of both.
@@ -87,6 +96,9 @@ pub enum TernaryEntry {
 /// Widths at which sums of the reference's 16-bit lanes cannot wrap, and those at which they can.
 const NARROW: &str = "ternary width to 2048";
 const WIDE: &str = "ternary width above 2048";
+
+/// Copies of weights that a session makes for single tokens.
+const COPIES: [&str; 2] = ["copy of five codes to a byte", "copy of 11 bits to a value"];
 
 impl TernaryEntry {
     /// Every entry.
@@ -134,16 +146,17 @@ impl KernelCase {
                     Bytes::All(0),
                     Bytes::All(-128),
                 ]),
+                copy: choices.once_in(2),
                 kernel,
             },
             1 => Self::Quantize { width, pattern: choices.pick(&Pattern::ALL), seed, kernel },
-            2 => Self::Dot {
-                half: choices.once_in(2),
-                width,
-                patterns: [choices.pick(&Pattern::ALL), choices.pick(&Pattern::ALL)],
-                seed,
-                kernel,
-            },
+            2 => {
+                let half = choices.once_in(2);
+                let copy = half && choices.once_in(2);
+                let width = if copy { width.next_multiple_of(e3m7::BLOCK) } else { width };
+                let patterns = [choices.pick(&Pattern::ALL), choices.pick(&Pattern::ALL)];
+                Self::Dot { half, copy, width, patterns, seed, kernel }
+            }
             _ => Self::Round { width, pattern: choices.pick(&Pattern::ALL), seed, kernel },
         }
     }
@@ -158,6 +171,8 @@ impl KernelCase {
         };
         let mut classes = vec![classes::of_kernel(kernel)];
         let name = self.name();
+        let copies = COPIES.map(str::to_owned).into_iter().zip(self.copies());
+        classes.extend(copies.filter(|(_, is_read)| *is_read).map(|(copy, _)| copy));
         match self {
             Self::Ternary { entry, blocks, .. } => {
                 classes.push(format!("{name} {}", entry.name()));
@@ -177,11 +192,16 @@ impl KernelCase {
     pub fn every_class() -> Vec<String> {
         let mut every = classes::of_kernels();
         every.extend(TernaryEntry::ALL.map(|entry| format!("ternary {}", entry.name())));
-        every.extend([NARROW, WIDE].map(str::to_owned));
+        every.extend([NARROW, WIDE].into_iter().chain(COPIES).map(str::to_owned));
         for name in ["quantize", "dot f16", "dot f32", "round"] {
             every.extend(Pattern::ALL.map(|pattern| format!("{name} {}", pattern.name())));
         }
         every
+    }
+
+    /// Which of the [`COPIES`] the subject reads.
+    fn copies(&self) -> [bool; 2] {
+        [matches!(self, Self::Ternary { copy: true, .. }), matches!(self, Self::Dot { copy: true, .. })]
     }
 
     /// The kernel in one or two words.
@@ -199,49 +219,62 @@ impl KernelCase {
 impl Shrink for KernelCase {
     fn simpler(&self) -> Vec<Self> {
         match self {
-            Self::Ternary { entry, blocks, codes, activations, kernel } => {
-                let new = |entry, blocks, codes, activations, kernel: &Option<String>| Self::Ternary {
+            Self::Ternary { entry, blocks, codes, activations, copy, kernel } => {
+                let new = |entry, blocks, codes, activations, copy, kernel: &Option<String>| Self::Ternary {
                     entry,
                     blocks,
                     codes,
                     activations,
+                    copy,
                     kernel: kernel.clone(),
                 };
                 let mut simpler = Vec::new();
                 if kernel.is_some() {
-                    simpler.push(new(*entry, *blocks, *codes, *activations, &None));
+                    simpler.push(new(*entry, *blocks, *codes, *activations, *copy, &None));
+                }
+                if *copy {
+                    simpler.push(new(*entry, *blocks, *codes, *activations, false, kernel));
                 }
                 if *entry != TernaryEntry::Dot {
-                    simpler.push(new(TernaryEntry::Dot, *blocks, *codes, *activations, kernel));
+                    simpler.push(new(TernaryEntry::Dot, *blocks, *codes, *activations, *copy, kernel));
                 }
                 for fewer in [blocks / 2, blocks.saturating_sub(1)] {
                     if fewer > 0 && fewer < *blocks {
-                        simpler.push(new(*entry, fewer, *codes, *activations, kernel));
+                        simpler.push(new(*entry, fewer, *codes, *activations, *copy, kernel));
                     }
                 }
                 let (rows, tokens) = entry.rows_and_tokens();
                 if let Bytes::Random { .. } = codes {
                     for codes in codes.simpler(rows * blocks * 128) {
-                        simpler.push(new(*entry, *blocks, codes, *activations, kernel));
+                        simpler.push(new(*entry, *blocks, codes, *activations, *copy, kernel));
                     }
                 }
                 for activations in activations.simpler(tokens * blocks * 128) {
-                    simpler.push(new(*entry, *blocks, *codes, activations, kernel));
+                    simpler.push(new(*entry, *blocks, *codes, activations, *copy, kernel));
                 }
                 simpler
             }
             Self::Quantize { width, pattern, seed, kernel } => simpler_widths(*width)
                 .map(|width| Self::Quantize { width, pattern: *pattern, seed: *seed, kernel: kernel.clone() })
                 .collect(),
-            Self::Dot { half, width, patterns, seed, kernel } => simpler_widths(*width)
-                .map(|width| Self::Dot {
+            Self::Dot { half, copy, width, patterns, seed, kernel } => {
+                let new = |copy, width| Self::Dot {
                     half: *half,
+                    copy,
                     width,
                     patterns: *patterns,
                     seed: *seed,
                     kernel: kernel.clone(),
-                })
-                .collect(),
+                };
+                let widths: Vec<usize> = if *copy {
+                    // In blocks, of which a copy has a whole number.
+                    simpler_widths(width / e3m7::BLOCK).map(|blocks| blocks * e3m7::BLOCK).collect()
+                } else {
+                    simpler_widths(*width).collect()
+                };
+                let without = copy.then(|| new(false, *width));
+                without.into_iter().chain(widths.into_iter().map(|width| new(*copy, width))).collect()
+            }
             Self::Round { width, pattern, seed, kernel } => simpler_widths(*width)
                 .map(|width| Self::Round { width, pattern: *pattern, seed: *seed, kernel: kernel.clone() })
                 .collect(),
