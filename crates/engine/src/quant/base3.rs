@@ -17,9 +17,10 @@ pub const BLOCK: usize = 320;
 /// Bytes per block.
 pub const BLOCK_BYTES: usize = 64;
 
-/// The widest row: its sums `Σ code·q`, at most 2·128 per code, fit into 32 bits, as do those of a kernel that leaves some
-/// codes 64 times as large and has 16 lanes for them.
-pub const WIDEST: usize = (1 << 23) - 1;
+/// The widest row: its sums `Σ code·q`, at most 2·128 per code, fit into 32 bits, as do those of a kernel that leaves the codes
+/// of a place multiplied by its weight, and has 16 lanes for the 64 of a block.
+pub const WIDEST: usize =
+    i32::MAX as usize / (BLOCK_BYTES / 16 * 2 * 128 * WEIGHTS[PLACES - 1] as usize) * BLOCK;
 
 /// Codes per byte.
 pub const PLACES: usize = BLOCK / BLOCK_BYTES;
