@@ -123,6 +123,21 @@ fn the_commands_print_statistics_and_replay_what_they_found() {
     let (code, _, err) = outcome(&run(&["replay", bundle.to_str().expect("text")]));
     assert_eq!(code, 4);
     assert!(err.contains("format 9, expected 1"), "{err}");
+    // Numbers that nothing can be computed with, or that no memory holds: one error that names the file.
+    for (blocks, found) in [("0", "found 0"), ("1000000000000", "found 1000000000000")] {
+        let case = format!(
+            r#"{{"ternary":{{"entry":"dot","blocks":{blocks},"codes":{{"all":2}},"activations":{{"all":1}},"kernel":null}}}}"#
+        );
+        let content = format!(r#"{{"kernels":{{"case":{case},"reference":[0]}}}}"#);
+        let text = format!(r#"{{"format":1,"tool":"0.1.0","content":{content},"found":null}}"#);
+        std::fs::write(&bundle, text).expect("writable");
+        let path = bundle.to_str().expect("text");
+        let (code, out, err) = outcome(&run(&["replay", path]));
+        assert_eq!((code, out.as_str()), (4, ""), "{err}");
+        let expected =
+            format!("error: {path}: the case cannot be run: blocks: expected 1 to 65535, {found}\n");
+        assert_eq!(err, expected);
+    }
     std::fs::write(&bundle, "{").expect("writable");
     assert_eq!(outcome(&run(&["replay", bundle.to_str().expect("text")])).0, 4);
 }

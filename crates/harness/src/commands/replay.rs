@@ -24,7 +24,8 @@ pub fn run(args: &ReplayArgs) -> Result<ExitCode, Failure> {
     let mut code = ExitCode::Parity;
     for path in &args.bundles {
         let bundle = Bundle::read(path).map_err(Failure::usage)?;
-        let replayed = bundle.replay().map_err(Failure::usage)?;
+        let named = |error| Failure::usage(anyhow::anyhow!("{}: {error}", path.display()));
+        let replayed = bundle.replay().map_err(named)?;
         let mut lines = vec![format!("{}", path.display())];
         lines.extend(
             replayed.steps.iter().enumerate().map(|(index, step)| format!("  {:>3}  {step}", index + 1)),

@@ -5,7 +5,9 @@
 //! judge; a disagreement about them stays undecided.
 
 mod bytes;
+mod copies;
 mod judge;
+mod limits;
 mod run;
 
 use engine::kernels;
@@ -163,13 +165,7 @@ impl KernelCase {
 
     /// Names of the classes that this case belongs to.
     pub fn classes(&self) -> Vec<String> {
-        let kernel = match self {
-            Self::Ternary { kernel, .. }
-            | Self::Quantize { kernel, .. }
-            | Self::Dot { kernel, .. }
-            | Self::Round { kernel, .. } => kernel.as_deref(),
-        };
-        let mut classes = vec![classes::of_kernel(kernel)];
+        let mut classes = vec![classes::of_kernel(self.kernel())];
         let name = self.name();
         let copies = COPIES.map(str::to_owned).into_iter().zip(self.copies());
         classes.extend(copies.filter(|(_, is_read)| *is_read).map(|(copy, _)| copy));
@@ -197,6 +193,16 @@ impl KernelCase {
             every.extend(Pattern::ALL.map(|pattern| format!("{name} {}", pattern.name())));
         }
         every
+    }
+
+    /// Kernel of the subject; `None` for the fastest.
+    fn kernel(&self) -> Option<&str> {
+        match self {
+            Self::Ternary { kernel, .. }
+            | Self::Quantize { kernel, .. }
+            | Self::Dot { kernel, .. }
+            | Self::Round { kernel, .. } => kernel.as_deref(),
+        }
     }
 
     /// Which of the [`COPIES`] the subject reads.

@@ -1,9 +1,9 @@
 //! One kernel case on the subject's kernel, on the reference's, and by definition.
 
-use engine::kernels::{self, Base3, E3m7, Isa, Kernels, QuantizedRow, Rows, Ternary};
-use engine::quant::{base3, e3m7};
+use engine::kernels::{self, Base3, Isa, Kernels, QuantizedRow, Rows, Ternary};
 use half::f16;
 
+use super::copies::{eleven_bits_dot, five_to_a_byte, with_a_place};
 use super::{KernelCase, TernaryEntry};
 use crate::generate::cases::{Choices, Pattern, random_values};
 
@@ -11,18 +11,18 @@ impl KernelCase {
     /// What the subject's kernel makes of the input, as bits.
     ///
     /// # Errors
-    /// A text: the kernel is not available on this CPU.
+    /// A text: the case is out of bounds (see [`check`](Self::check)), or the kernel is not available on this CPU.
     pub fn subject(&self) -> Result<Vec<u32>, String> {
-        let select = |name: &Option<String>| {
-            let isa: Option<Isa> = match name {
-                None => None,
-                Some(name) => Some(name.parse().map_err(|error: engine::Error| error.to_string())?),
-            };
-            kernels::select(isa).map_err(|error| error.to_string())
-        };
-        match self {
-            Self::Ternary { entry, copy, kernel, .. } => {
-                let kernels = select(kernel)?;
+        self.check()?;
+        let isa: Option<Isa> =
+            self.kernel().map(str::parse).transpose().map_err(|error: engine::Error| error.to_string())?;
+        self.on(kernels::select(isa).map_err(|error| error.to_string())?)
+    }
+
+    /// What these kernels make of the input, as bits.
+    fn on(&self, kernels: &dyn Kernels) -> Result<Vec<u32>, String> {
+        Ok(match self {
+            Self::Ternary { entry, copy, .. } => {
                 let TernaryInput { width, packed, activations } = self.ternary_input();
                 let (rows, tokens) = entry.rows_and_tokens();
                 let mut out = vec![0.0; rows * tokens];
@@ -38,16 +38,16 @@ impl KernelCase {
                 } else {
                     kernels.i2_s_gemm(Ternary::new(&packed, width, 1.0), &activations, &raw, &mut out, rows);
                 }
-                Ok(bits(&out))
+                bits(&out)
             }
-            &Self::Quantize { width, pattern, seed, ref kernel } => {
+            &Self::Quantize { width, pattern, seed, .. } => {
                 let x = values(pattern, seed, width);
                 let mut q = vec![0; width];
-                let row = select(kernel)?.quantize_activations(&x, &mut q);
-                Ok(quantized_bits(&q, row.scale, row.sum))
+                let row = kernels.quantize_activations(&x, &mut q);
+                quantized_bits(&q, row.scale, row.sum)
             }
-            &Self::Dot { half, copy, width, patterns, seed, ref kernel } => {
-                let (kernels, mut out) = (select(kernel)?, [0.0]);
+            &Self::Dot { half, copy, width, patterns, seed, .. } => {
+                let mut out = [0.0];
                 if half {
                     let (a, b) = half_input(copy, patterns, seed, width);
                     let wide: Vec<f32> = b.iter().map(|value| value.to_f32()).collect();
@@ -60,21 +60,22 @@ impl KernelCase {
                     let (a, b) = dot_input(patterns, seed, width);
                     kernels.f32_gemm(Rows::packed(&a, width), Rows::packed(&b, width), &mut out, 1);
                 }
-                Ok(bits(&out))
+                bits(&out)
             }
-            &Self::Round { width, pattern, seed, ref kernel } => {
+            &Self::Round { width, pattern, seed, .. } => {
                 let mut out = vec![f16::ZERO; width];
-                select(kernel)?.f32_to_f16(&values(pattern, seed, width), &mut out);
-                Ok(out.iter().map(|value| u32::from(value.to_bits())).collect())
+                kernels.f32_to_f16(&values(pattern, seed, width), &mut out);
+                out.iter().map(|value| u32::from(value.to_bits())).collect()
             }
-        }
+        })
     }
 
     /// What the reference's kernel makes of the input, as bits.
     ///
     /// # Errors
-    /// A text: the library does not load, or refuses the input.
+    /// A text: the case is out of bounds, the library does not load, or refuses the input.
     pub fn reference(&self) -> Result<Vec<u32>, String> {
+        self.check()?;
         let library = ffi_ref::Library::canonical().map_err(text)?;
         let kernels = library.kernels();
         match self {
@@ -175,46 +176,6 @@ fn half_input(copy: bool, patterns: [Pattern; 2], seed: u64, width: usize) -> (V
     (a, to_f16(&b))
 }
 
-/// This value where it has a place in a copy of 11 bits, or another one: without the last three bits, and with an exponent that
-/// is 16 less where that of 128 is reached.
-fn with_a_place(value: f16) -> f16 {
-    const EXPONENT: u16 = 0x7c00;
-    const OF_128: u16 = (15 + 7) << 10;
-    let bits = value.to_bits() & !7;
-    f16::from_bits(if bits & EXPONENT >= OF_128 { bits - (16 << 10) } else { bits })
-}
-
-/// The rows of a ternary case with five codes to a byte.
-fn five_to_a_byte(packed: &[u8], width: usize) -> Result<Vec<u8>, String> {
-    let mut codes = vec![0; width];
-    let mut copy = vec![0; packed.len() / (width / 4) * base3::row_bytes(width)];
-    for (row, copy) in packed.chunks_exact(width / 4).zip(copy.chunks_exact_mut(base3::row_bytes(width))) {
-        if !base3::repack_row(row, &mut codes, copy) {
-            return Err("a code 3 has no place in a copy with five codes to a byte".to_owned());
-        }
-    }
-    Ok(copy)
-}
-
-/// The product of a row, from its copy with 11 bits to a value, with values rounded to f16.
-fn eleven_bits_dot(kernels: &dyn Kernels, a: &[f16], b: &[f32], out: &mut [f32; 1]) -> Result<(), String> {
-    if !a.len().is_multiple_of(e3m7::BLOCK) {
-        return Err(format!("a copy holds rows of a multiple of {} values, not {}", e3m7::BLOCK, a.len()));
-    }
-    let mut packed = vec![0; e3m7::row_bytes(a.len())];
-    let listed = e3m7::far_bytes(a).ok_or("a value has no place in a copy with 11 bits to each")?;
-    let mut far = vec![0; listed];
-    if !e3m7::pack_row(a, &mut packed, &mut far) {
-        return Err("a row has no place in a copy with 11 bits to a value".to_owned());
-    }
-    let end = u32::try_from(far.len()).map_err(|error| error.to_string())?;
-    // A kernel reads behind the list as far as a longer one would reach.
-    far.resize(far.len() + e3m7::most_far_bytes(a.len()), u8::MAX);
-    let scaled: Vec<f32> = b.iter().map(|b| b * e3m7::SCALE).collect();
-    kernels.e3m7_gemv(E3m7::new(&packed, &far, &[0, end], a.len()), &scaled, out);
-    Ok(())
-}
-
 fn to_f16(values: &[f32]) -> Vec<f16> {
     values.iter().map(|value| f16::from_f32(*value)).collect()
 }
@@ -237,6 +198,54 @@ mod tests {
     use super::super::Bytes;
     use super::*;
 
+    /// Kernels for copies, and no others.
+    #[derive(Debug)]
+    struct CopiesOnly;
+
+    impl Kernels for CopiesOnly {
+        fn isa(&self) -> Isa {
+            Isa::Scalar
+        }
+        fn quantize_activations(&self, _: &[f32], _: &mut [i8]) -> QuantizedRow {
+            unreachable!()
+        }
+        fn i2_s_gemm(&self, _: Ternary<'_>, _: &[i8], _: &[QuantizedRow], _: &mut [f32], _: usize) {
+            unreachable!()
+        }
+        fn f16_gemm(&self, _: Rows<'_, f16>, _: Rows<'_, f32>, _: &mut [f32], _: usize) {
+            unreachable!()
+        }
+        fn f32_gemm(&self, _: Rows<'_, f32>, _: Rows<'_, f32>, _: &mut [f32], _: usize) {
+            unreachable!()
+        }
+        fn exp_and_sum(&self, _: &mut [f32], _: f32) -> f64 {
+            unreachable!()
+        }
+        fn f32_to_f16(&self, _: &[f32], _: &mut [f16]) {
+            unreachable!()
+        }
+        fn round_to_f16(&self, _: &[f32], _: &mut [f32]) {
+            unreachable!()
+        }
+        fn screen_dots(&self, _: &[u8], _: [&[i8]; 2], _: &mut [[i32; 2]]) {
+            unreachable!()
+        }
+    }
+
+    #[test]
+    fn a_case_of_a_copy_reads_the_copy() {
+        let (codes, activations) = (
+            Bytes::Random { most: 2, signed: false, seed: 3 },
+            Bytes::Random { most: 127, signed: true, seed: 4 },
+        );
+        let (entry, copy, kernel) = (TernaryEntry::Gemm, true, None);
+        let ternary = KernelCase::Ternary { entry, blocks: 7, codes, activations, copy, kernel: None };
+        assert_eq!(ternary.on(&CopiesOnly).ok(), ternary.truth());
+        let (half, patterns) = (true, [Pattern::ALL[0]; 2]);
+        let dot = KernelCase::Dot { half, copy, width: 640, patterns, seed: 5, kernel };
+        assert_eq!(dot.on(&CopiesOnly), dot.reference());
+    }
+
     #[test]
     fn the_subject_takes_true_sums_also_where_sixteen_bits_wrap() {
         for entry in [TernaryEntry::Dot, TernaryEntry::Gemv, TernaryEntry::Gemm] {
@@ -255,18 +264,6 @@ mod tests {
     }
 
     #[test]
-    fn every_value_gets_a_place_in_a_copy_and_such_as_have_one_keep_theirs() {
-        for bits in 0..=u16::MAX {
-            let value = f16::from_bits(bits);
-            let placed = with_a_place(value);
-            assert!(e3m7::far_bytes(&[placed]).is_some(), "{bits:#06x}");
-            if bits & 7 == 0 && value.to_f32().abs() < 128.0 {
-                assert_eq!(placed.to_bits(), bits);
-            }
-        }
-    }
-
-    #[test]
     fn copies_give_what_the_reference_gives() {
         for isa in kernels::available() {
             for (width, pattern) in
@@ -279,15 +276,5 @@ mod tests {
                 assert_eq!(found, None, "{isa}, {width}, {}", pattern.name());
             }
         }
-    }
-
-    #[test]
-    fn what_has_no_copy_is_refused() {
-        let (half, copy, patterns, seed) = (true, true, [Pattern::ALL[0]; 2], 1);
-        let narrow = KernelCase::Dot { half, copy, width: 96, patterns, seed, kernel: None };
-        assert!(narrow.subject().unwrap_err().contains("a multiple of 64 values, not 96"));
-        let (entry, codes, activations) = (TernaryEntry::Dot, Bytes::All(3), Bytes::All(1));
-        let ternary = KernelCase::Ternary { entry, blocks: 1, codes, activations, copy, kernel: None };
-        assert!(ternary.subject().unwrap_err().contains("code 3"));
     }
 }
