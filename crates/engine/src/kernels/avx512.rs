@@ -6,14 +6,12 @@
 //! without loads reaches 450 GMAC/s and whose plain reads from memory reach 31 to 37 GB/s, and one of a Zen 4, with 230 and
 //! 25 to 28 (`docs/performance.md` has more). On the Zen 5 those of one token were taken with lines asked
 //! for in all caches, 8 KiB ahead, `e3m7_gemv` with two rows side by side, and `base3_gemv` with three lookups; on the Zen 4 as
-//! they are now. All of that is for
-//! activations that begin on a cache line: a register loaded from
-//! two lines costs a quarter of the speed from cache, and half of it where weights and activations are both like that.
+//! they are now. All of that is for activations that begin on a cache line: a register loaded from two lines costs a quarter of the speed from cache, and half of it where weights and activations are both like that.
 //!
 //! | kernel | bound by | Zen 5 | Zen 4 |
 //! |---|---|---|---|
 //! | `i2_s_gemm`, one token | memory: 32 bytes take two shifts, two masks, two `vpdpbusd` | 30 to 36 GB/s; 48 to 55 from cache | 20 to 25 GB/s; 27 from cache |
-//! | `base3_gemv` | memory: 64 bytes take two lookups, four masks, five `vpdpbusd` | 33 to 37 GB/s; 43 to 48 from cache | 18 to 21 GB/s; 23 from cache: its instructions |
+//! | `base3_gemv` | memory: 64 bytes take two lookups, four masks, five `vpdpbusd` | 33 to 37 GB/s; 43 to 48 from cache | its instructions: 17 to 20 GB/s with three lookups, 1.1 to 1.3 times as much with two; 21 to 27 from cache |
 //! | `i2_s_gemm`, many tokens | `vpdpbusd`, 64 multiply-adds each | 405 to 425 GMAC/s, nine tenths of the ceiling | 216 GMAC/s in a prompt |
 //! | `f16_gemm`, one packed row of `b` | memory: the head is the largest matrix of a model | 31 to 35 GB/s | 21 to 25 GB/s; 51 from cache |
 //! | `e3m7_gemv` | its instructions on one core, memory on two: 90 bytes take three lookups, a test, a spread, two interleaves, four shifts or masks and 64 multiply-adds | 33 to 36 GB/s, on huge pages; 34 to 37 from cache | 17 to 20 GB/s; 21 from cache |

@@ -173,10 +173,10 @@ fn every_kernel_has_the_bits_of_i2_s_with_five_codes_to_a_byte() {
     }
 }
 
-/// The widest rows that a model may have, with every code and every activation at its extreme; and then those of one lane of a
+/// The widest rows that may have a copy, with every code and every activation at its extreme; and then those of one lane of a
 /// kernel alone, because an overflow that all lanes share may cancel.
 #[test]
-fn rows_of_the_widest_model_have_exact_sums_with_five_codes_to_a_byte() {
+fn the_widest_rows_have_exact_sums_with_five_codes_to_a_byte() {
     let width = base3::WIDEST / i2_s::BLOCK * i2_s::BLOCK;
     let mut packed = vec![0; base3::row_bytes(width)];
     base3::pack_row(&vec![2; width], &mut packed);

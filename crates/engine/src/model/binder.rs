@@ -6,14 +6,10 @@ use std::collections::HashSet;
 use super::{Data, Weight, WeightId, check_contents};
 use crate::error::{Error, Result};
 use crate::gguf::{File, TensorInfo, TensorType};
-use crate::quant::i2_s::BLOCK;
+use crate::quant::i2_s::{BLOCK, WIDEST_ROW};
 
 /// The kernels take weight rows in groups of this many, as the reference does (spec §1.3).
 const ROW_GROUP: usize = 4;
-
-/// Wider rows than any model has, and the widest whose integer sum fits into 32 bits whatever the
-/// activations are: 2·128 per element at the most.
-const WIDEST_ROW: usize = (1 << 23) - BLOCK;
 
 /// Hands out weights by name and remembers which tensors were asked for.
 pub(crate) struct Binder<'a> {

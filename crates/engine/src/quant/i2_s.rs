@@ -29,6 +29,10 @@ pub const BLOCK: usize = 128;
 /// Bytes per block.
 pub const BLOCK_BYTES: usize = 32;
 
+/// The widest row of a matrix: wider than any model has, and the widest whose integer sum fits into 32 bits whatever the
+/// activations are: 2·128 per element at the most.
+pub const WIDEST_ROW: usize = (1 << 23) - BLOCK;
+
 /// Bytes behind the codes of a tensor: the scale and 28 unspecified bytes.
 pub const TAIL_BYTES: usize = 32;
 

@@ -4,9 +4,6 @@ use engine::quant::{base3, e3m7, i2_s};
 
 use super::{Bytes, KernelCase};
 
-/// The widest row, as wide as one of a model that the loader accepts.
-const WIDEST: usize = (1 << 23) - i2_s::BLOCK;
-
 impl KernelCase {
     /// Whether the case can be run.
     ///
@@ -19,7 +16,7 @@ impl KernelCase {
         };
         match *self {
             Self::Ternary { blocks, codes, copy, .. } => {
-                let widest = if copy { base3::WIDEST } else { WIDEST };
+                let widest = if copy { base3::WIDEST } else { i2_s::WIDEST_ROW };
                 within("blocks", blocks, widest / i2_s::BLOCK)?;
                 let (least, most) = codes.bounds();
                 if least < 0 || most > 2 {
@@ -27,7 +24,7 @@ impl KernelCase {
                 }
             }
             Self::Dot { half, copy, width, .. } => {
-                within("width", width, WIDEST)?;
+                within("width", width, i2_s::WIDEST_ROW)?;
                 if copy && !half {
                     return Err("copy: expected rows of f16, found f32".to_owned());
                 }
@@ -36,7 +33,9 @@ impl KernelCase {
                     return Err(format!("width: expected a multiple of {block} for a copy, found {width}"));
                 }
             }
-            Self::Quantize { width, .. } | Self::Round { width, .. } => within("width", width, WIDEST)?,
+            Self::Quantize { width, .. } | Self::Round { width, .. } => {
+                within("width", width, i2_s::WIDEST_ROW)?
+            }
         }
         Ok(())
     }
