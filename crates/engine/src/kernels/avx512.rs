@@ -22,6 +22,7 @@
 mod base3;
 mod e3m7;
 mod f16_products;
+mod paired;
 mod sum_of_squares;
 
 use std::arch::x86_64::*;
@@ -30,6 +31,7 @@ use std::sync::OnceLock;
 use half::f16;
 
 use super::avx2::Avx2;
+use super::paired::{PairedTokens, TileMut};
 use super::rows::{check_gemm, check_screen};
 use super::scalar;
 use super::stream::Stream;
@@ -50,6 +52,8 @@ pub struct Avx512 {
     /// Whether it can do that, spread bytes over the places of a mask (VBMI2), and count these.
     has_vbmi2: bool,
     stream: Stream,
+    /// Whether products of pairs are faster, once that has been tried.
+    prefers_pairs: OnceLock<bool>,
 }
 
 /// The kernels, if the CPU can run them.
@@ -64,7 +68,8 @@ pub(super) fn get() -> Option<&'static Avx512> {
             let has_vbmi = is_x86_feature_detected!("avx512vbmi");
             let has_vbmi2 =
                 has_vbmi && is_x86_feature_detected!("avx512vbmi2") && is_x86_feature_detected!("popcnt");
-            Avx512 { avx2, has_vbmi, has_vbmi2, stream: Stream::for_this_cpu() }
+            let (stream, prefers_pairs) = (Stream::for_this_cpu(), OnceLock::new());
+            Avx512 { avx2, has_vbmi, has_vbmi2, stream, prefers_pairs }
         })
     };
     AVX512.get_or_init(detect).as_ref()
@@ -90,6 +95,28 @@ impl Kernels for Avx512 {
         weights.check(q, quantized.len(), out, stride);
         // SAFETY: an `Avx512` exists only where `get` found the features.
         unsafe { i2_s_gemm(self.stream, weights, q, quantized, out, stride) }
+    }
+
+    fn prefers_pairs(&self) -> bool {
+        *self.prefers_pairs.get_or_init(|| paired::are_faster(self))
+    }
+
+    fn pair_tile(&self, q: &[i8], width: usize, tile: TileMut<'_>) {
+        tile.check(q, width);
+        // SAFETY: an `Avx512` exists only where `get` found the features.
+        unsafe { paired::pair_tile(q, width, tile) }
+    }
+
+    fn paired_gemm(
+        &self,
+        weights: Ternary<'_>,
+        tokens: &PairedTokens,
+        quantized: &[QuantizedRow],
+        out: &mut [&mut [f32]],
+    ) {
+        tokens.check(weights, quantized, out);
+        // SAFETY: an `Avx512` exists only where `get` found the features.
+        unsafe { paired::paired_gemm(weights, tokens, quantized, out) }
     }
 
     fn reads_base3(&self) -> bool {

@@ -13,6 +13,7 @@
 mod avx2;
 #[expect(unsafe_code, reason = "loads, stores, and calls that need the CPU's features")]
 mod avx512;
+pub mod paired;
 mod rows;
 mod scalar;
 mod stream;
@@ -22,6 +23,7 @@ use std::str::FromStr;
 
 use half::f16;
 
+use self::paired::{PairedTokens, TileMut};
 use crate::{Error, Result};
 
 pub use avx2::Avx2;
@@ -111,6 +113,29 @@ pub trait Kernels: Send + Sync + fmt::Debug {
         out: &mut [f32],
         stride: usize,
     );
+
+    /// Whether [`paired_gemm`](Self::paired_gemm) is faster on this CPU than [`i2_s_gemm`](Self::i2_s_gemm) with many tokens.
+    fn prefers_pairs(&self) -> bool {
+        false
+    }
+
+    /// Arranges the activations of a tile, `[width, tokens of the tile]`, for [`paired_gemm`](Self::paired_gemm).
+    fn pair_tile(&self, q: &[i8], width: usize, tile: TileMut<'_>) {
+        tile.check(q, width);
+        paired::pair_tile(q, width, tile);
+    }
+
+    /// As [`i2_s_gemm`](Self::i2_s_gemm), with activations that were arranged for it: the same sums, and so the same bits.
+    /// `out`: for every token, one value per row.
+    fn paired_gemm(
+        &self,
+        weights: Ternary<'_>,
+        tokens: &PairedTokens,
+        quantized: &[QuantizedRow],
+        out: &mut [&mut [f32]],
+    ) {
+        Scalar.paired_gemm(weights, tokens, quantized, out);
+    }
 
     /// Whether [`base3_gemv`](Self::base3_gemv) keeps up with memory, so that packing weights anew pays.
     fn reads_base3(&self) -> bool {

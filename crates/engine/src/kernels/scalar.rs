@@ -3,6 +3,7 @@
 
 use half::f16;
 
+use super::paired::{PairedTokens, pair_sums};
 use super::rows::{check_gemm, check_screen};
 use super::{Base3, E3m7, Isa, Kernels, QuantizedRow, Rows, Ternary};
 use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
@@ -47,6 +48,27 @@ impl Kernels for Scalar {
             for row in 0..weights.count() {
                 let sum = i2_s_dot(weights.row(row), q);
                 out[token * stride + row] = activations.rescale(sum, weights.scale());
+            }
+        }
+    }
+
+    fn paired_gemm(
+        &self,
+        weights: Ternary<'_>,
+        tokens: &PairedTokens,
+        quantized: &[QuantizedRow],
+        out: &mut [&mut [f32]],
+    ) {
+        tokens.check(weights, quantized, out);
+        for row in 0..weights.count() {
+            for tile in (0..tokens.tiles()).map(|index| tokens.tile(index)) {
+                let sums = pair_sums(weights.row(row), tile);
+                let tokens = tile.first..tile.first + tile.tokens;
+                for ((out, quantized), sum) in
+                    out[tokens.clone()].iter_mut().zip(&quantized[tokens]).zip(sums)
+                {
+                    out[row] = quantized.rescale(sum, weights.scale());
+                }
             }
         }
     }

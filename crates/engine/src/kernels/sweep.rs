@@ -5,6 +5,7 @@
 //! there are to be; without it a small number keeps the tests fast. 10 million take a minute or two:
 //! `BITNET_KERNEL_ROWS=10000000 cargo test --release -p engine --lib kernels::sweep`.
 
+use super::paired::Far;
 use super::*;
 use crate::quant::{base3, e3m7, i2_s};
 
@@ -71,7 +72,7 @@ fn every_kernel_has_the_scalar_ones_bits_on_random_rows() {
         (widest, most_tokens) = (widest.max(blocks), most_tokens.max(tokens));
         // Up to some tiles of four rows and what is left over; many for one token, which is done in
         // another way.
-        let rows = random.up_to(if tokens == 1 { 200 } else { 37 });
+        let rows = random.up_to(if tokens == 1 { 200 } else { 70 });
         let width = blocks * i2_s::BLOCK;
         let (packed, q) = (random.codes(rows * width / 4), random.activations(tokens * width));
         let quantized: Vec<QuantizedRow> = q
@@ -96,6 +97,12 @@ fn every_kernel_has_the_scalar_ones_bits_on_random_rows() {
                 "{}: {blocks} blocks, {rows} rows, {tokens} tokens: result {wrong:?} (product {products})",
                 kernels.isa()
             );
+            let found = paired_product(*kernels, weights, &q, &quantized);
+            assert!(
+                found == expected,
+                "{}, pairs: {blocks} blocks, {rows} rows, {tokens} tokens (product {products})",
+                kernels.isa()
+            );
         }
         done += rows * tokens;
         products += 1;
@@ -103,6 +110,41 @@ fn every_kernel_has_the_scalar_ones_bits_on_random_rows() {
     if wanted >= ROWS {
         assert_eq!((widest as u64, most_tokens as u64), (MOST_BLOCKS, MOST_TOKENS), "all sizes occur");
     }
+}
+
+/// The bits of a product of pairs, whose factors the kernels have arranged as the scalar ones do.
+fn paired_product(
+    kernels: &dyn Kernels,
+    weights: Ternary<'_>,
+    q: &[i8],
+    quantized: &[QuantizedRow],
+) -> Vec<u32> {
+    let (width, tokens) = (weights.width(), quantized.len());
+    let arrange = |kernels: &dyn Kernels| {
+        let mut paired = PairedTokens::default();
+        for tile in paired.tiles_mut(width, tokens) {
+            let q = &q[tile.tokens.start * width..tile.tokens.end * width];
+            kernels.pair_tile(q, width, tile);
+        }
+        paired
+    };
+    let (paired, expected) = (arrange(kernels), arrange(&Scalar));
+    for (found, expected) in (0..expected.tiles()).map(|index| (paired.tile(index), expected.tile(index))) {
+        assert!(found.factors == expected.factors, "{}: factors", kernels.isa());
+        assert_eq!(found.sums.sums, expected.sums.sums, "{}", kernels.isa());
+        // Of one step, in any order.
+        let sorted = |far: &[Far]| {
+            let mut far = far.to_vec();
+            far.sort_unstable_by_key(|far| (far.step, far.token, far.pair, far.second));
+            far
+        };
+        assert!(found.sums.far.is_sorted_by_key(|far| far.step), "{}", kernels.isa());
+        assert_eq!(sorted(&found.sums.far), sorted(&expected.sums.far), "{}", kernels.isa());
+    }
+    let mut out = vec![f32::NAN; weights.count() * tokens];
+    let mut outs: Vec<&mut [f32]> = out.chunks_exact_mut(weights.count()).collect();
+    kernels.paired_gemm(weights, &paired, quantized, &mut outs);
+    out.into_iter().map(f32::to_bits).collect()
 }
 
 /// The sums of a screen: whole numbers, so that only one value is right.

@@ -112,6 +112,14 @@ pub fn scale(tensor: &[u8], elements: usize) -> Result<f32, FormatError> {
     }
 }
 
+/// The code of one element.
+///
+/// # Panics
+/// If there is no such element.
+pub fn code(packed: &[u8], element: usize) -> u8 {
+    code_of(packed[element / BLOCK * BLOCK_BYTES + element % BLOCK_BYTES], element % BLOCK / BLOCK_BYTES)
+}
+
 /// The first element whose code is 3, if there is one; `packed` are the codes of whole blocks.
 ///
 /// It reads every byte of a model's weights at load time, so it looks at them 64 bits at a time and
