@@ -9,6 +9,7 @@ use std::ops::Range;
 use aligned_vec::{AVec, CACHELINE_ALIGN};
 use half::f16;
 
+use crate::kernels::paired::{PANEL, PairedTokens};
 use crate::kernels::{Base3, E3m7, Kernels, QuantizedRow, Rows, Ternary};
 use crate::quant::{base3, e3m7};
 use crate::threads::{Threads, take_front};
@@ -84,6 +85,10 @@ pub struct Activations {
     rounded: AVec<f32>,
     quantized: AVec<i8>,
     quantized_rows: Vec<QuantizedRow>,
+    /// The quantized ones once more, as products of pairs take them.
+    paired: PairedTokens,
+    /// Whether `paired` holds what `quantized` holds.
+    is_paired: bool,
     /// Products of some rows, before they are put in their place between those of other threads.
     parts: Vec<f32>,
 }
@@ -94,6 +99,8 @@ impl Default for Activations {
             rounded: AVec::new(CACHELINE_ALIGN),
             quantized: AVec::new(CACHELINE_ALIGN),
             quantized_rows: Vec::new(),
+            paired: PairedTokens::default(),
+            is_paired: false,
             parts: Vec::new(),
         }
     }
@@ -105,7 +112,21 @@ impl Activations {
     pub fn quantized_mut(&mut self, width: usize, tokens: usize) -> (&mut [i8], &mut [QuantizedRow]) {
         self.quantized.resize(width * tokens, 0);
         self.quantized_rows.resize(tokens, QuantizedRow::default());
+        self.is_paired = false;
         (&mut self.quantized, &mut self.quantized_rows)
+    }
+
+    /// Arranges quantized activations for products of pairs, unless they are already.
+    fn pair(&mut self, kernels: &dyn Kernels, threads: &Threads, width: usize) -> &PairedTokens {
+        if !std::mem::replace(&mut self.is_paired, true) {
+            let q = &self.quantized;
+            let tiles = self.paired.tiles_mut(width, self.quantized_rows.len());
+            threads.each(tiles, |tile| {
+                let q = &q[tile.tokens.start * width..tile.tokens.end * width];
+                kernels.pair_tile(q, width, tile);
+            });
+        }
+        &self.paired
     }
 
     /// Prepares `x`, `[width, tokens]`, for [`matmul`] with a matrix of the type of `matrix`.
@@ -150,12 +171,44 @@ pub fn matmul(
 ) {
     let tokens = out.len() / matrix.rows();
     assert!(out.len() == matrix.rows() * tokens);
+    if let Matrix::I2S { packed, width, scale } = *matrix
+        && tokens >= PAIRED_FROM
+        && kernels.prefers_pairs()
+        && activations.pair(kernels, threads, width).few_are_far()
+    {
+        let weights = Ternary::new(packed, width, scale);
+        return paired_matmul(kernels, threads, weights, activations, out);
+    }
     let mut parts = std::mem::take(&mut activations.parts);
     let prepared = Prepared { kernels, x, activations };
     split(threads, tokens, &mut parts, out, |rows, tokens, out, stride| {
         prepared.product(matrix, rows, tokens, out, stride);
     });
     activations.parts = parts;
+}
+
+/// From this many tokens on, products of pairs pay: the codes that are unpacked and transposed for them are used often enough.
+const PAIRED_FROM: usize = 16;
+
+/// A product of pairs, split by rows: all threads share the arranged activations, and each row is unpacked once.
+fn paired_matmul(
+    kernels: &dyn Kernels,
+    threads: &Threads,
+    weights: Ternary<'_>,
+    activations: &Activations,
+    out: &mut [f32],
+) {
+    let rows = weights.count();
+    let mut rest: Vec<&mut [f32]> = out.chunks_exact_mut(rows).collect();
+    let parts = uneven_parts(rows.div_ceil(PANEL), threads.count(), 1).map(|panels| {
+        let rows = panels.start * PANEL..rows.min(panels.end * PANEL);
+        let out: Vec<&mut [f32]> = rest.iter_mut().map(|rest| take_front(rest, rows.len())).collect();
+        (rows, out)
+    });
+    let Activations { paired, quantized_rows, .. } = activations;
+    threads.each(parts, |(rows, mut out)| {
+        kernels.paired_gemm(weights.rows(rows), paired, quantized_rows, &mut out);
+    });
 }
 
 /// As [`matmul`] for one token and several matrices of one type and width, each with its own output:
@@ -246,14 +299,14 @@ impl Prepared<'_> {
 /// then reads all weights, which costs less than bringing the results in order.
 const TOKENS_PER_THREAD: usize = 16;
 
-/// The parts of a product that is split by tokens: a large one for each thread, and then a small one each, so that whoever
+/// A large part of the items for each thread, and then two small ones each of at least `smallest`, so that whoever
 /// is held up by something else leaves some of its share to others.
-fn token_parts(tokens: usize, threads: usize) -> impl Iterator<Item = Range<usize>> {
-    let small = (tokens / (4 * threads)).max(TOKENS_PER_THREAD);
-    let all_small = if threads > 1 && tokens >= 2 * small * threads { small * threads } else { 0 };
-    let all_large = tokens - all_small;
+fn uneven_parts(items: usize, threads: usize, smallest: usize) -> impl Iterator<Item = Range<usize>> {
+    let small = (items / (8 * threads)).max(smallest);
+    let all_small = if threads > 1 && items >= 3 * small * threads { 2 * small * threads } else { 0 };
+    let all_large = items - all_small;
     let large = (0..threads).map(move |part| part * all_large / threads..(part + 1) * all_large / threads);
-    let small = (all_large..tokens).step_by(small).map(move |first| first..first + small);
+    let small = (all_large..items).step_by(small).map(move |first| first..first + small);
     large.chain(small)
 }
 
@@ -278,7 +331,7 @@ fn split(
     }
     let rows = out.len() / tokens;
     if tokens >= TOKENS_PER_THREAD * threads.count() {
-        let parts = token_parts(tokens, threads.count()).map(|part| {
+        let parts = uneven_parts(tokens, threads.count(), TOKENS_PER_THREAD).map(|part| {
             let out = take_front(&mut out, part.len() * rows);
             (part, out)
         });
@@ -311,21 +364,136 @@ fn split(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
+    use crate::kernels::paired::{TILE, TileMut};
+    use crate::kernels::{Isa, Scalar, available, select};
 
     #[test]
     fn every_token_is_in_one_part_and_small_parts_come_last() {
         for threads in 1..=5 {
             for tokens in TOKENS_PER_THREAD * threads..=600 {
-                let parts: Vec<_> = token_parts(tokens, threads).collect();
+                let parts: Vec<_> = uneven_parts(tokens, threads, TOKENS_PER_THREAD).collect();
                 assert!(parts.iter().cloned().flatten().eq(0..tokens), "{parts:?}");
                 assert!(parts.iter().all(|part| part.len() >= TOKENS_PER_THREAD), "{parts:?}");
-                assert!(parts.len() == threads || (parts.len() == 2 * threads && threads > 1), "{parts:?}");
+                assert!(parts.len() == threads || (parts.len() == 3 * threads && threads > 1), "{parts:?}");
                 let (large, small) = parts.split_at(threads);
                 let smallest = large.iter().map(Range::len).min().unwrap();
                 assert!(small.iter().all(|part| part.len() <= smallest), "{parts:?}");
             }
         }
-        assert_eq!(token_parts(128, 2).collect::<Vec<_>>(), [0..48, 48..96, 96..112, 112..128]);
+        assert_eq!(
+            uneven_parts(128, 2, TOKENS_PER_THREAD).collect::<Vec<_>>(),
+            [0..32, 32..64, 64..80, 80..96, 96..112, 112..128]
+        );
+    }
+
+    /// Kernels that prefer pairs, and have no other product, or that one alone.
+    #[derive(Debug)]
+    struct Pairs {
+        kernels: &'static dyn Kernels,
+        pairs_only: bool,
+        arranged: AtomicUsize,
+    }
+
+    impl Kernels for Pairs {
+        fn isa(&self) -> Isa {
+            self.kernels.isa()
+        }
+        fn quantize_activations(&self, x: &[f32], q: &mut [i8]) -> QuantizedRow {
+            self.kernels.quantize_activations(x, q)
+        }
+        fn i2_s_gemm(
+            &self,
+            weights: Ternary<'_>,
+            q: &[i8],
+            rows: &[QuantizedRow],
+            out: &mut [f32],
+            stride: usize,
+        ) {
+            assert!(!self.pairs_only, "a product without pairs");
+            self.kernels.i2_s_gemm(weights, q, rows, out, stride);
+        }
+        fn prefers_pairs(&self) -> bool {
+            true
+        }
+        fn pair_tile(&self, q: &[i8], width: usize, tile: TileMut<'_>) {
+            self.arranged.fetch_add(1, Ordering::Relaxed);
+            self.kernels.pair_tile(q, width, tile);
+        }
+        fn paired_gemm(
+            &self,
+            weights: Ternary<'_>,
+            tokens: &PairedTokens,
+            quantized: &[QuantizedRow],
+            out: &mut [&mut [f32]],
+        ) {
+            assert!(self.pairs_only, "a product of pairs");
+            self.kernels.paired_gemm(weights, tokens, quantized, out);
+        }
+        fn f16_gemm(&self, _: Rows<'_, f16>, _: Rows<'_, f32>, _: &mut [f32], _: usize) {
+            unreachable!()
+        }
+        fn f32_gemm(&self, _: Rows<'_, f32>, _: Rows<'_, f32>, _: &mut [f32], _: usize) {
+            unreachable!()
+        }
+        fn exp_and_sum(&self, _: &mut [f32], _: f32) -> f64 {
+            unreachable!()
+        }
+        fn f32_to_f16(&self, _: &[f32], _: &mut [f16]) {
+            unreachable!()
+        }
+        fn round_to_f16(&self, _: &[f32], _: &mut [f32]) {
+            unreachable!()
+        }
+        fn screen_dots(&self, _: &[u8], _: [&[i8]; 2], _: &mut [[i32; 2]]) {
+            unreachable!()
+        }
+    }
+
+    /// Two matrices with the same activations, and the first again with others, in the same buffers.
+    #[test]
+    fn many_tokens_are_multiplied_in_pairs_unless_many_activations_are_far() {
+        let width = 384;
+        let packed: Vec<u8> = (0..width / 4 * 170).map(|i| [0x18, 0x21, 0x92, 0x06][i * i % 7 % 4]).collect();
+        let (first, second) = packed.split_at(width / 4 * 70);
+        let [first, second] = [first, second].map(|packed| Matrix::I2S { width, packed, scale: 0.3 });
+        for (isa, threads) in available().into_iter().flat_map(|isa| (1..=3).map(move |n| (isa, n))) {
+            for tokens in [PAIRED_FROM, 17, 40, 71] {
+                for far in [false, true] {
+                    let arranged = AtomicUsize::new(0);
+                    let kernels = Pairs { kernels: select(Some(isa)).unwrap(), pairs_only: !far, arranged };
+                    let threads = Threads::new(threads).unwrap();
+                    let mut activations = Activations::default();
+                    for (seed, matrices) in [(1, &[first, second][..]), (2, &[first])] {
+                        let numbers =
+                            (0..width * tokens).map(|i| ((i * 7919 + seed) % 10_007) as f32 / 5003.0 - 1.0);
+                        // All alike but for the sign, or few that are nearly as large as the largest.
+                        let x: Vec<f32> =
+                            numbers.map(|x| if far { x.signum() } else { x * x * x * x * x }).collect();
+                        activations.prepare(&kernels, &threads, &matrices[0], &x);
+                        for matrix in matrices {
+                            let mut expected = vec![f32::NAN; matrix.rows() * tokens];
+                            let Matrix::I2S { packed, scale, .. } = *matrix else { unreachable!() };
+                            let weights = Ternary::new(packed, width, scale);
+                            let Activations { quantized, quantized_rows, .. } = &activations;
+                            Scalar.i2_s_gemm(
+                                weights,
+                                quantized,
+                                quantized_rows,
+                                &mut expected,
+                                weights.count(),
+                            );
+                            let mut found = vec![f32::NAN; expected.len()];
+                            matmul(&kernels, &threads, matrix, &x, &mut activations, &mut found);
+                            assert!(found == expected, "{isa}, {tokens} tokens, far: {far}");
+                        }
+                    }
+                    let tiles = 2 * tokens.div_ceil(TILE);
+                    assert_eq!(kernels.arranged.into_inner(), tiles, "once for all matrices");
+                }
+            }
+        }
     }
 }
