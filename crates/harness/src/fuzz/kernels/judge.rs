@@ -59,6 +59,7 @@ mod tests {
             blocks: 1,
             codes: Bytes::All(2),
             activations: Bytes::All(1),
+            pairs: false,
             copy: false,
             kernel: None,
         };

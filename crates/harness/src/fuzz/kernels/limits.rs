@@ -15,7 +15,10 @@ impl KernelCase {
             fits.then_some(()).ok_or_else(|| format!("{what}: expected 1 to {most}, found {found}"))
         };
         match *self {
-            Self::Ternary { blocks, codes, copy, .. } => {
+            Self::Ternary { blocks, codes, copy, pairs, .. } => {
+                if copy && pairs {
+                    return Err("pairs: expected none of a copy, found both".to_owned());
+                }
                 let widest = if copy { base3::WIDEST } else { i2_s::WIDEST_ROW };
                 within("blocks", blocks, widest / i2_s::BLOCK)?;
                 let (least, most) = codes.bounds();
@@ -60,7 +63,7 @@ mod tests {
 
     fn ternary(blocks: usize, codes: Bytes, copy: bool) -> KernelCase {
         let (entry, activations) = (TernaryEntry::Gemm, Bytes::All(1));
-        KernelCase::Ternary { entry, blocks, codes, activations, copy, kernel: None }
+        KernelCase::Ternary { entry, blocks, codes, activations, copy, pairs: false, kernel: None }
     }
 
     fn dot(half: bool, copy: bool, width: usize) -> KernelCase {

@@ -38,6 +38,9 @@ pub enum KernelCase {
         /// Whether the subject reads the copy with five codes to a byte, as a session does for single tokens.
         #[serde(default)]
         copy: bool,
+        /// Whether the subject multiplies pairs, as a session does for many tokens.
+        #[serde(default)]
+        pairs: bool,
         /// Kernel of the subject; `None` for the fastest.
         kernel: Option<String>,
     },
@@ -99,6 +102,9 @@ pub enum TernaryEntry {
 const NARROW: &str = "ternary width to 2048";
 const WIDE: &str = "ternary width above 2048";
 
+/// The subject's products of many tokens.
+const PAIRS: &str = "ternary in pairs";
+
 /// Copies of weights that a session makes for single tokens.
 const COPIES: [&str; 2] = ["copy of five codes to a byte", "copy of 11 bits to a value"];
 
@@ -131,26 +137,30 @@ impl KernelCase {
         let seed = u64::from(choices.bits());
         let width = choices.pick(&[32, 64, 128, 256, 31, 33, 96, 100, 640, 1000, 2560, 6912, 1, 7]);
         match choices.below(4) {
-            0 => Self::Ternary {
-                entry: choices.pick(&TernaryEntry::ALL),
-                blocks: choices.between(1, 65),
-                codes: choices.pick(&[
-                    Bytes::Random { most: 2, signed: false, seed },
-                    Bytes::All(2),
-                    Bytes::All(0),
-                    Bytes::All(1),
-                ]),
-                activations: choices.pick(&[
-                    Bytes::Random { most: 127, signed: true, seed: seed ^ 1 },
-                    Bytes::All(127),
-                    Bytes::All(-127),
-                    Bytes::Random { most: 127, signed: false, seed: seed ^ 1 },
-                    Bytes::All(0),
-                    Bytes::All(-128),
-                ]),
-                copy: choices.once_in(2),
-                kernel,
-            },
+            0 => {
+                let form = choices.below(3);
+                Self::Ternary {
+                    entry: choices.pick(&TernaryEntry::ALL),
+                    blocks: choices.between(1, 65),
+                    codes: choices.pick(&[
+                        Bytes::Random { most: 2, signed: false, seed },
+                        Bytes::All(2),
+                        Bytes::All(0),
+                        Bytes::All(1),
+                    ]),
+                    activations: choices.pick(&[
+                        Bytes::Random { most: 127, signed: true, seed: seed ^ 1 },
+                        Bytes::All(127),
+                        Bytes::All(-127),
+                        Bytes::Random { most: 127, signed: false, seed: seed ^ 1 },
+                        Bytes::All(0),
+                        Bytes::All(-128),
+                    ]),
+                    copy: form == 1,
+                    pairs: form == 2,
+                    kernel,
+                }
+            }
             1 => Self::Quantize { width, pattern: choices.pick(&Pattern::ALL), seed, kernel },
             2 => {
                 let half = choices.once_in(2);
@@ -170,7 +180,8 @@ impl KernelCase {
         let copies = COPIES.map(str::to_owned).into_iter().zip(self.copies());
         classes.extend(copies.filter(|(_, is_read)| *is_read).map(|(copy, _)| copy));
         match self {
-            Self::Ternary { entry, blocks, .. } => {
+            Self::Ternary { entry, blocks, pairs, .. } => {
+                classes.extend(pairs.then(|| PAIRS.to_owned()));
                 classes.push(format!("{name} {}", entry.name()));
                 classes.push(if *blocks > 16 { WIDE } else { NARROW }.to_owned());
             }
@@ -188,7 +199,7 @@ impl KernelCase {
     pub fn every_class() -> Vec<String> {
         let mut every = classes::of_kernels();
         every.extend(TernaryEntry::ALL.map(|entry| format!("ternary {}", entry.name())));
-        every.extend([NARROW, WIDE].into_iter().chain(COPIES).map(str::to_owned));
+        every.extend([NARROW, WIDE, PAIRS].into_iter().chain(COPIES).map(str::to_owned));
         for name in ["quantize", "dot f16", "dot f32", "round"] {
             every.extend(Pattern::ALL.map(|pattern| format!("{name} {}", pattern.name())));
         }
@@ -225,38 +236,40 @@ impl KernelCase {
 impl Shrink for KernelCase {
     fn simpler(&self) -> Vec<Self> {
         match self {
-            Self::Ternary { entry, blocks, codes, activations, copy, kernel } => {
-                let new = |entry, blocks, codes, activations, copy, kernel: &Option<String>| Self::Ternary {
-                    entry,
-                    blocks,
-                    codes,
-                    activations,
-                    copy,
-                    kernel: kernel.clone(),
+            Self::Ternary { entry, blocks, codes, activations, copy, pairs, kernel } => {
+                // Each is the case with one part of it replaced.
+                let with = |change: &dyn Fn(&mut TernaryParts<'_>)| {
+                    let mut simpler = self.clone();
+                    if let Self::Ternary { entry, blocks, codes, activations, copy, pairs, kernel } =
+                        &mut simpler
+                    {
+                        change(&mut TernaryParts { entry, blocks, codes, activations, copy, pairs, kernel });
+                    }
+                    simpler
                 };
                 let mut simpler = Vec::new();
                 if kernel.is_some() {
-                    simpler.push(new(*entry, *blocks, *codes, *activations, *copy, &None));
+                    simpler.push(with(&|case| *case.kernel = None));
                 }
-                if *copy {
-                    simpler.push(new(*entry, *blocks, *codes, *activations, false, kernel));
+                if *copy || *pairs {
+                    simpler.push(with(&|case| (*case.copy, *case.pairs) = (false, false)));
                 }
                 if *entry != TernaryEntry::Dot {
-                    simpler.push(new(TernaryEntry::Dot, *blocks, *codes, *activations, *copy, kernel));
+                    simpler.push(with(&|case| *case.entry = TernaryEntry::Dot));
                 }
                 for fewer in [blocks / 2, blocks.saturating_sub(1)] {
                     if fewer > 0 && fewer < *blocks {
-                        simpler.push(new(*entry, fewer, *codes, *activations, *copy, kernel));
+                        simpler.push(with(&|case| *case.blocks = fewer));
                     }
                 }
                 let (rows, tokens) = entry.rows_and_tokens();
                 if let Bytes::Random { .. } = codes {
                     for codes in codes.simpler(rows * blocks * 128) {
-                        simpler.push(new(*entry, *blocks, codes, *activations, *copy, kernel));
+                        simpler.push(with(&|case| *case.codes = codes));
                     }
                 }
                 for activations in activations.simpler(tokens * blocks * 128) {
-                    simpler.push(new(*entry, *blocks, *codes, activations, *copy, kernel));
+                    simpler.push(with(&|case| *case.activations = activations));
                 }
                 simpler
             }
@@ -286,6 +299,17 @@ impl Shrink for KernelCase {
                 .collect(),
         }
     }
+}
+
+/// The fields of a ternary case.
+struct TernaryParts<'a> {
+    entry: &'a mut TernaryEntry,
+    blocks: &'a mut usize,
+    codes: &'a mut Bytes,
+    activations: &'a mut Bytes,
+    copy: &'a mut bool,
+    pairs: &'a mut bool,
+    kernel: &'a mut Option<String>,
 }
 
 fn simpler_widths(width: usize) -> impl Iterator<Item = usize> {

@@ -1,5 +1,6 @@
 //! One kernel case on the subject's kernel, on the reference's, and by definition.
 
+use engine::kernels::paired::PairedTokens;
 use engine::kernels::{self, Base3, Isa, Kernels, QuantizedRow, Rows, Ternary};
 use half::f16;
 
@@ -22,7 +23,7 @@ impl KernelCase {
     /// What these kernels make of the input, as bits.
     fn on(&self, kernels: &dyn Kernels) -> Result<Vec<u32>, String> {
         Ok(match self {
-            Self::Ternary { entry, copy, .. } => {
+            Self::Ternary { entry, copy, pairs, .. } => {
                 let TernaryInput { width, packed, activations } = self.ternary_input();
                 let (rows, tokens) = entry.rows_and_tokens();
                 let mut out = vec![0.0; rows * tokens];
@@ -35,6 +36,14 @@ impl KernelCase {
                     for ((q, out), raw) in tokens.zip(raw) {
                         kernels.base3_gemv(weights, q, raw, out);
                     }
+                } else if *pairs {
+                    let mut paired = PairedTokens::default();
+                    for tile in paired.tiles_mut(width, tokens) {
+                        let q = &activations[tile.tokens.start * width..tile.tokens.end * width];
+                        kernels.pair_tile(q, width, tile);
+                    }
+                    let mut out: Vec<&mut [f32]> = out.chunks_exact_mut(rows).collect();
+                    kernels.paired_gemm(Ternary::new(&packed, width, 1.0), &paired, &raw, &mut out);
                 } else {
                     kernels.i2_s_gemm(Ternary::new(&packed, width, 1.0), &activations, &raw, &mut out, rows);
                 }
@@ -198,7 +207,7 @@ mod tests {
     use super::super::Bytes;
     use super::*;
 
-    /// Kernels for copies, and no others.
+    /// Kernels for copies and pairs, and no others.
     #[derive(Debug)]
     struct CopiesOnly;
 
@@ -233,14 +242,17 @@ mod tests {
     }
 
     #[test]
-    fn a_case_of_a_copy_reads_the_copy() {
+    fn a_case_of_a_copy_or_of_pairs_reads_it() {
         let (codes, activations) = (
             Bytes::Random { most: 2, signed: false, seed: 3 },
             Bytes::Random { most: 127, signed: true, seed: 4 },
         );
         let (entry, copy, kernel) = (TernaryEntry::Gemm, true, None);
-        let ternary = KernelCase::Ternary { entry, blocks: 7, codes, activations, copy, kernel: None };
-        assert_eq!(ternary.on(&CopiesOnly).ok(), ternary.truth());
+        for (copy, pairs) in [(true, false), (false, true)] {
+            let ternary =
+                KernelCase::Ternary { entry, blocks: 7, codes, activations, copy, pairs, kernel: None };
+            assert_eq!(ternary.on(&CopiesOnly).ok(), ternary.truth());
+        }
         let (half, patterns) = (true, [Pattern::ALL[0]; 2]);
         let dot = KernelCase::Dot { half, copy, width: 640, patterns, seed: 5, kernel };
         assert_eq!(dot.on(&CopiesOnly), dot.reference());
@@ -249,13 +261,17 @@ mod tests {
     #[test]
     fn the_subject_takes_true_sums_also_where_sixteen_bits_wrap() {
         for entry in [TernaryEntry::Dot, TernaryEntry::Gemv, TernaryEntry::Gemm] {
-            for (isa, copy) in kernels::available().into_iter().flat_map(|isa| [(isa, false), (isa, true)]) {
+            let forms = [(false, false), (true, false), (false, true)];
+            for (isa, (copy, pairs)) in
+                kernels::available().into_iter().flat_map(|isa| forms.map(|form| (isa, form)))
+            {
                 let case = KernelCase::Ternary {
                     entry,
                     blocks: 40,
                     codes: Bytes::All(2),
                     activations: Bytes::All(127),
                     copy,
+                    pairs,
                     kernel: Some(isa.to_string()),
                 };
                 assert_eq!(Some(case.subject().unwrap()), case.truth());
