@@ -9,6 +9,7 @@ mod support;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
+use engine::kernels::paired::PairedTokens;
 use engine::kernels::{Base3, QuantizedRow, Ternary, select};
 use engine::pages::Pages;
 use engine::quant::base3;
@@ -83,10 +84,31 @@ fn gemm(criterion: &mut Criterion) {
             });
             let size = format!("{width}x{rows}, {}", support::tokens(tokens));
             let throughput = product(width * rows * tokens, packed.len());
-            hold(&mut group, &size, throughput, reference, subjects(width, &packed, &q, tokens));
+            let mut subjects = subjects(width, &packed, &q, tokens);
+            subjects.extend(pairs(width, &packed, &q, tokens));
+            hold(&mut group, &size, throughput, reference, subjects);
         }
     }
     group.finish();
+}
+
+/// The kernel of products of pairs, with the arrangement of the activations, where it is faster than the other one.
+fn pairs<'a>(width: usize, packed: &'a [u8], q: &'a [i8], tokens: usize) -> Option<Contestant<'a>> {
+    let kernels = select(None).expect("there are always kernels");
+    let rows = packed.len() / (width / 4);
+    let quantized = vec![QuantizedRow { scale: 1.0, sum: 0 }; tokens];
+    let mut paired = PairedTokens::default();
+    kernels.prefers_pairs().then(|| {
+        let name = format!("{} pairs", kernels.isa());
+        Contestant::new(name, vec![0.0; rows * tokens], move |out: &mut Vec<f32>| {
+            for tile in paired.tiles_mut(width, tokens) {
+                let q = &q[tile.tokens.start * width..tile.tokens.end * width];
+                kernels.pair_tile(q, width, tile);
+            }
+            let mut out: Vec<&mut [f32]> = out.chunks_exact_mut(rows).collect();
+            kernels.paired_gemm(Ternary::new(packed, width, 1.0), &paired, &quantized, &mut out);
+        })
+    })
 }
 
 fn subjects<'a>(width: usize, packed: &'a [u8], q: &'a [i8], tokens: usize) -> Vec<Contestant<'a>> {
