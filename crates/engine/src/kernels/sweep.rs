@@ -112,6 +112,36 @@ fn every_kernel_has_the_scalar_ones_bits_on_random_rows() {
     }
 }
 
+/// More tokens than a panel of weights is unpacked for, and the widest rows, whose sums pass the end of an i32 on their way to
+/// a result that lies within: large activations, at and beyond the largest factor.
+#[test]
+fn pairs_have_the_scalar_ones_bits_with_many_tokens_and_in_the_widest_rows() {
+    let mut random = Random(32);
+    for (width, rows, tokens) in
+        [(i2_s::BLOCK, 33, 277), (28 * i2_s::BLOCK, 1, 300), (i2_s::WIDEST_ROW, 1, 2)]
+    {
+        let packed = random.codes(width * rows / 4);
+        for q in [126, 127, -126, i8::MIN] {
+            let mut q = vec![q; tokens * width];
+            for _ in 0..width {
+                let index = random.next() as usize % q.len();
+                q[index] = random.next() as i8;
+            }
+            let sum = |q: &[i8]| q.iter().map(|&q| i32::from(q)).sum();
+            let quantized: Vec<_> =
+                q.chunks_exact(width).map(|q| QuantizedRow { scale: 1.0, sum: sum(q) }).collect();
+            let weights = Ternary::new(&packed, width, 0.37);
+            let mut expected = vec![f32::NAN; rows * tokens];
+            Scalar.i2_s_gemm(weights, &q, &quantized, &mut expected, rows);
+            let expected: Vec<u32> = expected.into_iter().map(f32::to_bits).collect();
+            for kernels in available().into_iter().map(|isa| select(Some(isa)).unwrap()) {
+                let found = paired_product(kernels, weights, &q, &quantized);
+                assert!(found == expected, "{}: width {width}, {tokens} tokens", kernels.isa());
+            }
+        }
+    }
+}
+
 /// The bits of a product of pairs, whose factors the kernels have arranged as the scalar ones do.
 fn paired_product(
     kernels: &dyn Kernels,
