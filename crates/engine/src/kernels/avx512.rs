@@ -13,6 +13,7 @@
 //! | `i2_s_gemm`, one token | memory: 32 bytes take two shifts, two masks, two `vpdpbusd` | 30 to 36 GB/s; 48 to 55 from cache | 20 to 25 GB/s; 27 from cache |
 //! | `base3_gemv` | memory: 64 bytes take two lookups, four masks, five `vpdpbusd` | 33 to 37 GB/s; 43 to 48 from cache | its instructions: 17 to 20 GB/s with three lookups, 1.1 to 1.3 times as much with two; 21 to 27 from cache |
 //! | `i2_s_gemm`, many tokens | `vpdpbusd`, 64 multiply-adds each | 405 to 425 GMAC/s, nine tenths of the ceiling | 216 GMAC/s in a prompt |
+//! | `paired_gemm`, many tokens | additions and `vpdpbusd` together: three instructions for 128 multiply-adds | – | 260 to 282 GMAC/s with 128 tokens, its inner loop 300 of 305 |
 //! | `f16_gemm`, one packed row of `b` | memory: the head is the largest matrix of a model | 31 to 35 GB/s | 21 to 25 GB/s; 51 from cache |
 //! | `e3m7_gemv` | its instructions on one core, memory on two: 90 bytes take three lookups, a test, a spread, two interleaves, four shifts or masks and 64 multiply-adds | 33 to 36 GB/s, on huge pages; 34 to 37 from cache | 17 to 20 GB/s; 21 from cache |
 //! | `screen_dots` | memory: 64 bytes take two `vpdpbusd` | 33 to 36 GB/s; 90 from cache | 21 to 23 GB/s; 61 from cache |

@@ -121,7 +121,7 @@ pub(super) fn are_faster(kernels: &dyn Kernels) -> bool {
     least[1] < least[0]
 }
 
-/// See [`Kernels::paired_gemm`](super::super::Kernels::paired_gemm).
+/// See [`Kernels::paired_gemm`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(super) fn paired_gemm(
     weights: Ternary<'_>,
