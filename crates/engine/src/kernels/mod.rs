@@ -115,6 +115,7 @@ pub trait Kernels: Send + Sync + fmt::Debug {
     );
 
     /// Whether [`paired_gemm`](Self::paired_gemm) is faster on this CPU than [`i2_s_gemm`](Self::i2_s_gemm) with many tokens.
+    /// It is tried once in a process, and so the one method that depends on more than its arguments; only time depends on it.
     fn prefers_pairs(&self) -> bool {
         false
     }

@@ -37,11 +37,11 @@ const STEP: usize = 4;
 /// Steps of a block of 128 elements.
 pub const BLOCK_STEPS: usize = BLOCK / (2 * STEP);
 
-/// Elements from the first of a pair to the second: one group of a block, so that the codes of both have the same place in
-/// their bytes (spec §1.3).
+/// Elements from the first of a pair to the second: one group of a block, so that the codes of both are in one byte (spec §1.3).
 pub const APART: usize = 32;
 
-/// One activation in so many may be far. With more, what is added apart takes the time that multiplications save.
+/// One activation in so many may be far, beside one of each token. With more, what is added apart takes the time that
+/// multiplications save.
 const MOST_FAR: usize = 256;
 
 /// The first element of a step; [`APART`] behind it are the others of its four pairs.
@@ -114,6 +114,8 @@ pub struct TileMut<'a> {
 impl TileMut<'_> {
     /// Panics unless `q` holds the activations of the tile's tokens, and all have a place.
     pub(super) fn check(&self, q: &[i8], width: usize) {
+        assert!(width > 0 && width.is_multiple_of(BLOCK), "width {width} is not a multiple of {BLOCK}");
+        assert!(self.tokens.len() <= TILE && self.sums.far.is_empty(), "a tile to be filled");
         assert_eq!(q.len(), self.tokens.len() * width, "one row of activations per token");
         assert_eq!(self.factors.len(), q.len() / (2 * STEP), "a place for every pair");
     }
@@ -141,14 +143,16 @@ impl PairedTokens {
         assert!(width > 0 && width.is_multiple_of(BLOCK), "width {width} is not a multiple of {BLOCK}");
         (self.width, self.tokens) = (width, tokens);
         let (steps, tiles) = (width / (2 * STEP), tokens.div_ceil(TILE));
-        self.factors.resize(steps * tokens, [0; 2]);
+        if self.factors.len() < steps * tokens {
+            self.factors.resize(steps * tokens, [0; 2]);
+        }
         self.tiles.resize_with(tiles, TileSums::default);
+        self.tiles.iter_mut().for_each(|tile| tile.far.clear());
         let mut rest = &mut self.factors[..];
         self.tiles.iter_mut().enumerate().map(move |(index, sums)| {
             let tokens = tile_tokens(index, tiles, tokens);
             let (factors, behind) = std::mem::take(&mut rest).split_at_mut(tokens.len() * steps);
             rest = behind;
-            sums.far.clear();
             TileMut { tokens, factors, sums }
         })
     }
@@ -189,7 +193,8 @@ impl PairedTokens {
 
     /// Whether so few activations are far that a product is fast.
     pub fn few_are_far(&self) -> bool {
-        self.tiles.iter().map(|tile| tile.far.len()).sum::<usize>() <= self.width * self.tokens / MOST_FAR
+        self.tiles.iter().map(|tile| tile.far.len()).sum::<usize>()
+            <= self.tokens + self.width * self.tokens / MOST_FAR
     }
 }
 

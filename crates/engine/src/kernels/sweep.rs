@@ -72,7 +72,7 @@ fn every_kernel_has_the_scalar_ones_bits_on_random_rows() {
         (widest, most_tokens) = (widest.max(blocks), most_tokens.max(tokens));
         // Up to some tiles of four rows and what is left over; many for one token, which is done in
         // another way.
-        let rows = random.up_to(if tokens == 1 { 200 } else { 70 });
+        let rows = random.up_to(if tokens == 1 { 200 } else { 37 });
         let width = blocks * i2_s::BLOCK;
         let (packed, q) = (random.codes(rows * width / 4), random.activations(tokens * width));
         let quantized: Vec<QuantizedRow> = q
@@ -119,7 +119,7 @@ fn pairs_have_the_scalar_ones_bits_with_many_tokens_and_in_the_widest_rows() {
     let mut random = Random(32);
     for (width, rows, tokens, extremes) in [
         (i2_s::BLOCK, 33, 277, &[126, 127, -126, i8::MIN][..]),
-        (28 * i2_s::BLOCK, 1, 300, &[126]),
+        (28 * i2_s::BLOCK, 33, 277, &[126]),
         (i2_s::WIDEST_ROW, 1, 1, &[126]),
     ] {
         let packed = random.codes(width * rows / 4);

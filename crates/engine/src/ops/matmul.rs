@@ -118,13 +118,15 @@ impl Activations {
 
     /// Arranges quantized activations for products of pairs, unless they are already.
     fn pair(&mut self, kernels: &dyn Kernels, threads: &Threads, width: usize) -> &PairedTokens {
-        if !std::mem::replace(&mut self.is_paired, true) {
+        if !self.is_paired {
             let q = &self.quantized;
+            assert_eq!(q.len(), width * self.quantized_rows.len(), "activations of this width");
             let tiles = self.paired.tiles_mut(width, self.quantized_rows.len());
             threads.each(tiles, |tile| {
                 let q = &q[tile.tokens.start * width..tile.tokens.end * width];
                 kernels.pair_tile(q, width, tile);
             });
+            self.is_paired = true;
         }
         &self.paired
     }
@@ -173,6 +175,7 @@ pub fn matmul(
     assert!(out.len() == matrix.rows() * tokens);
     if let Matrix::I2S { packed, width, scale } = *matrix
         && tokens >= PAIRED_FROM
+        && are_shared_by_panels(matrix.rows(), threads.count())
         && kernels.prefers_pairs()
         && activations.pair(kernels, threads, width).few_are_far()
     {
@@ -190,6 +193,11 @@ pub fn matmul(
 /// From this many tokens on, products of pairs pay: the codes that are unpacked and transposed for them are used often enough.
 const PAIRED_FROM: usize = 16;
 
+/// Whether rows can be shared out in panels without one thread having much more to do than another.
+fn are_shared_by_panels(rows: usize, threads: usize) -> bool {
+    threads == 1 || rows.div_ceil(PANEL) >= 4 * threads
+}
+
 /// A product of pairs, split by rows: all threads share the arranged activations, and each row is unpacked once.
 fn paired_matmul(
     kernels: &dyn Kernels,
@@ -200,7 +208,7 @@ fn paired_matmul(
 ) {
     let rows = weights.count();
     let mut rest: Vec<&mut [f32]> = out.chunks_exact_mut(rows).collect();
-    let parts = uneven_parts(rows.div_ceil(PANEL), threads.count(), 1).map(|panels| {
+    let parts = uneven_parts(rows.div_ceil(PANEL), threads.count(), 2, 1).map(|panels| {
         let rows = panels.start * PANEL..rows.min(panels.end * PANEL);
         let out: Vec<&mut [f32]> = rest.iter_mut().map(|rest| take_front(rest, rows.len())).collect();
         (rows, out)
@@ -299,11 +307,17 @@ impl Prepared<'_> {
 /// then reads all weights, which costs less than bringing the results in order.
 const TOKENS_PER_THREAD: usize = 16;
 
-/// A large part of the items for each thread, and then two small ones each of at least `smallest`, so that whoever
+/// A large part of the items for each thread, and then some small ones `each`, of at least `smallest`, so that whoever
 /// is held up by something else leaves some of its share to others.
-fn uneven_parts(items: usize, threads: usize, smallest: usize) -> impl Iterator<Item = Range<usize>> {
-    let small = (items / (8 * threads)).max(smallest);
-    let all_small = if threads > 1 && items >= 3 * small * threads { 2 * small * threads } else { 0 };
+fn uneven_parts(
+    items: usize,
+    threads: usize,
+    each: usize,
+    smallest: usize,
+) -> impl Iterator<Item = Range<usize>> {
+    let small = (items / (4 * each * threads)).max(smallest);
+    let are_there = threads > 1 && items >= (each + 1) * small * threads;
+    let all_small = if are_there { each * small * threads } else { 0 };
     let all_large = items - all_small;
     let large = (0..threads).map(move |part| part * all_large / threads..(part + 1) * all_large / threads);
     let small = (all_large..items).step_by(small).map(move |first| first..first + small);
@@ -331,7 +345,7 @@ fn split(
     }
     let rows = out.len() / tokens;
     if tokens >= TOKENS_PER_THREAD * threads.count() {
-        let parts = uneven_parts(tokens, threads.count(), TOKENS_PER_THREAD).map(|part| {
+        let parts = uneven_parts(tokens, threads.count(), 1, TOKENS_PER_THREAD).map(|part| {
             let out = take_front(&mut out, part.len() * rows);
             (part, out)
         });
@@ -374,22 +388,29 @@ mod tests {
     fn every_token_is_in_one_part_and_small_parts_come_last() {
         for threads in 1..=5 {
             for tokens in TOKENS_PER_THREAD * threads..=600 {
-                let parts: Vec<_> = uneven_parts(tokens, threads, TOKENS_PER_THREAD).collect();
+                let parts: Vec<_> = uneven_parts(tokens, threads, 1, TOKENS_PER_THREAD).collect();
                 assert!(parts.iter().cloned().flatten().eq(0..tokens), "{parts:?}");
                 assert!(parts.iter().all(|part| part.len() >= TOKENS_PER_THREAD), "{parts:?}");
-                assert!(parts.len() == threads || (parts.len() == 3 * threads && threads > 1), "{parts:?}");
+                assert!(parts.len() == threads || (parts.len() == 2 * threads && threads > 1), "{parts:?}");
                 let (large, small) = parts.split_at(threads);
                 let smallest = large.iter().map(Range::len).min().unwrap();
                 assert!(small.iter().all(|part| part.len() <= smallest), "{parts:?}");
             }
         }
         assert_eq!(
-            uneven_parts(128, 2, TOKENS_PER_THREAD).collect::<Vec<_>>(),
-            [0..32, 32..64, 64..80, 80..96, 96..112, 112..128]
+            uneven_parts(128, 2, 1, TOKENS_PER_THREAD).collect::<Vec<_>>(),
+            [0..48, 48..96, 96..112, 112..128]
         );
+        assert_eq!(
+            uneven_parts(20, 2, 2, 1).collect::<Vec<_>>(),
+            [0..8, 8..16, 16..17, 17..18, 18..19, 19..20]
+        );
+        for (items, threads) in (0..60).flat_map(|items| (1..=5).map(move |threads| (items, threads))) {
+            assert!(uneven_parts(items, threads, 2, 1).flatten().eq(0..items), "{items} among {threads}");
+        }
     }
 
-    /// Kernels that prefer pairs, and have no other product, or that one alone.
+    /// Kernels that prefer pairs. Products of several tokens are of pairs only, or none of them is.
     #[derive(Debug)]
     struct Pairs {
         kernels: &'static dyn Kernels,
@@ -455,45 +476,51 @@ mod tests {
     /// Two matrices with the same activations, and the first again with others, in the same buffers.
     #[test]
     fn many_tokens_are_multiplied_in_pairs_unless_many_activations_are_far() {
-        let width = 384;
-        let packed: Vec<u8> = (0..width / 4 * 170).map(|i| [0x18, 0x21, 0x92, 0x06][i * i % 7 % 4]).collect();
-        let (first, second) = packed.split_at(width / 4 * 70);
-        let [first, second] = [first, second].map(|packed| Matrix::I2S { width, packed, scale: 0.3 });
         for (isa, threads) in available().into_iter().flat_map(|isa| (1..=3).map(move |n| (isa, n))) {
-            for tokens in [PAIRED_FROM, 17, 40, 71] {
-                for far in [false, true] {
-                    let arranged = AtomicUsize::new(0);
-                    let kernels = Pairs { kernels: select(Some(isa)).unwrap(), pairs_only: !far, arranged };
-                    let threads = Threads::new(threads).unwrap();
-                    let mut activations = Activations::default();
-                    for (seed, matrices) in [(1, &[first, second][..]), (2, &[first])] {
-                        let numbers =
-                            (0..width * tokens).map(|i| ((i * 7919 + seed) % 10_007) as f32 / 5003.0 - 1.0);
-                        // All alike but for the sign, or few that are nearly as large as the largest.
-                        let x: Vec<f32> =
-                            numbers.map(|x| if far { x.signum() } else { x * x * x * x * x }).collect();
-                        activations.prepare(&kernels, &threads, &matrices[0], &x);
-                        for matrix in matrices {
-                            let mut expected = vec![f32::NAN; matrix.rows() * tokens];
-                            let Matrix::I2S { packed, scale, .. } = *matrix else { unreachable!() };
-                            let weights = Ternary::new(packed, width, scale);
-                            let Activations { quantized, quantized_rows, .. } = &activations;
-                            Scalar.i2_s_gemm(
-                                weights,
-                                quantized,
-                                quantized_rows,
-                                &mut expected,
-                                weights.count(),
-                            );
-                            let mut found = vec![f32::NAN; expected.len()];
-                            matmul(&kernels, &threads, matrix, &x, &mut activations, &mut found);
-                            assert!(found == expected, "{isa}, {tokens} tokens, far: {far}");
-                        }
-                    }
-                    let tiles = 2 * tokens.div_ceil(TILE);
-                    assert_eq!(kernels.arranged.into_inner(), tiles, "once for all matrices");
-                }
+            for (tokens, plain) in [(PAIRED_FROM, false), (41, false), (41, true)] {
+                check_pairs(isa, threads, tokens, [400, 390], plain, 2 * tokens.div_ceil(TILE));
             }
         }
+    }
+
+    #[test]
+    fn few_tokens_and_few_rows_for_each_thread_are_not_multiplied_in_pairs() {
+        for isa in available() {
+            check_pairs(isa, 1, PAIRED_FROM - 1, [70, 100], true, 0);
+            check_pairs(isa, 2, 40, [224, 100], true, 0);
+            check_pairs(isa, 2, 40, [225, 256], false, 10);
+        }
+    }
+
+    /// Products with two matrices of so many rows: in pairs, or `plain` ones, of activations of which many are far. So many
+    /// tiles have to be `arranged`.
+    fn check_pairs(isa: Isa, threads: usize, tokens: usize, rows: [usize; 2], plain: bool, arranged: usize) {
+        let width = 256;
+        let codes = |rows: usize| -> Vec<u8> {
+            (0..width / 4 * rows).map(|i| [0x18, 0x21, 0x92, 0x06][i * i % 7 % 4]).collect()
+        };
+        let packed = rows.map(codes);
+        let [first, second] = packed.each_ref().map(|packed| Matrix::I2S { width, packed, scale: 0.3 });
+        let kernels = select(Some(isa)).unwrap();
+        let kernels = Pairs { kernels, pairs_only: !plain, arranged: AtomicUsize::new(0) };
+        let threads = Threads::new(threads).unwrap();
+        let mut activations = Activations::default();
+        for (seed, matrices) in [(1, &[first, second][..]), (2, &[first])] {
+            let numbers = (0..width * tokens).map(|i| ((i * 7919 + seed) % 10_007) as f32 / 5003.0 - 1.0);
+            // All alike but for the sign, or few that are nearly as large as the largest.
+            let x: Vec<f32> = numbers.map(|x| if plain { x.signum() } else { x * x * x * x * x }).collect();
+            activations.prepare(&kernels, &threads, &matrices[0], &x);
+            for matrix in matrices {
+                let mut expected = vec![f32::NAN; matrix.rows() * tokens];
+                let Matrix::I2S { packed, scale, .. } = *matrix else { unreachable!() };
+                let weights = Ternary::new(packed, width, scale);
+                let Activations { quantized, quantized_rows, .. } = &activations;
+                Scalar.i2_s_gemm(weights, quantized, quantized_rows, &mut expected, weights.count());
+                let mut found = vec![f32::NAN; expected.len()];
+                matmul(&kernels, &threads, matrix, &x, &mut activations, &mut found);
+                assert!(found == expected, "{isa}, {tokens} tokens, plain: {plain}");
+            }
+        }
+        assert_eq!(kernels.arranged.into_inner(), arranged, "once for all matrices of one input");
     }
 }

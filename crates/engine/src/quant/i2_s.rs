@@ -229,6 +229,7 @@ mod tests {
             unpack_codes(&packed, &mut codes).unwrap();
             for (element, &code) in codes.iter().enumerate() {
                 prop_assert_eq!(code, code_by_formula(&packed, element), "element {}", element);
+                prop_assert_eq!(super::code(&packed, element), code, "element {}", element);
             }
             prop_assert_eq!(find_code_3(&packed), codes.iter().position(|&code| code == 3));
         }

@@ -66,6 +66,13 @@ mod tests {
         KernelCase::Ternary { entry, blocks, codes, activations, copy, pairs: false, kernel: None }
     }
 
+    fn with_pairs(mut case: KernelCase) -> KernelCase {
+        if let KernelCase::Ternary { pairs, .. } = &mut case {
+            *pairs = true;
+        }
+        case
+    }
+
     fn dot(half: bool, copy: bool, width: usize) -> KernelCase {
         KernelCase::Dot { half, copy, width, patterns: [Pattern::ALL[0]; 2], seed: 1, kernel: None }
     }
@@ -85,6 +92,7 @@ mod tests {
             (ternary(1, Bytes::First { count: 1, value: -1 }, true), "codes: expected 0 to 2, found -1 to 0"),
             (ternary(1, random(2, true), true), "codes: expected 0 to 2, found -2 to 2"),
             (ternary(1, random(127, false), true), "codes: expected 0 to 2, found 0 to 127"),
+            (with_pairs(ternary(1, codes, true)), "pairs: expected none of a copy, found both"),
             (dot(true, false, 0), "width: expected 1 to 8388480, found 0"),
             (dot(true, true, 0), "width: expected 1 to 8388480, found 0"),
             (dot(true, true, 96), "width: expected a multiple of 64 for a copy, found 96"),

@@ -27,7 +27,7 @@ pub use judge::{KernelFinding, judge};
 pub enum KernelCase {
     /// `Σ code · q` of packed ternary rows with int8 activations.
     Ternary {
-        /// Which of the reference's three entries.
+        /// Which of the reference's entries.
         entry: TernaryEntry,
         /// Blocks of 128 columns.
         blocks: usize,
@@ -86,7 +86,7 @@ pub enum KernelCase {
     },
 }
 
-/// The reference's ternary kernels.
+/// The reference's ternary kernels, the last with two sizes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TernaryEntry {
@@ -96,6 +96,8 @@ pub enum TernaryEntry {
     Gemv,
     /// Four rows, four vectors.
     Gemm,
+    /// 52 rows, 20 vectors: several tiles of every kernel, and what is left over.
+    Batch,
 }
 
 /// Widths at which sums of the reference's 16-bit lanes cannot wrap, and those at which they can.
@@ -110,13 +112,14 @@ const COPIES: [&str; 2] = ["copy of five codes to a byte", "copy of 11 bits to a
 
 impl TernaryEntry {
     /// Every entry.
-    const ALL: [Self; 3] = [Self::Dot, Self::Gemv, Self::Gemm];
+    const ALL: [Self; 4] = [Self::Dot, Self::Gemv, Self::Gemm, Self::Batch];
 
     fn name(self) -> &'static str {
         match self {
             Self::Dot => "dot",
             Self::Gemv => "gemv",
             Self::Gemm => "gemm",
+            Self::Batch => "batch",
         }
     }
 
@@ -125,6 +128,7 @@ impl TernaryEntry {
             Self::Dot => (1, 1),
             Self::Gemv => (4, 1),
             Self::Gemm => (4, 4),
+            Self::Batch => (52, 20),
         }
     }
 }

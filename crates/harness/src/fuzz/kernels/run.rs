@@ -95,7 +95,7 @@ impl KernelCase {
                 match entry {
                     TernaryEntry::Dot => out[0] = kernels.dot_i2_s(&packed, &activations).map_err(text)?,
                     TernaryEntry::Gemv => kernels.gemv_i2_s(&packed, &activations, &mut out).map_err(text)?,
-                    TernaryEntry::Gemm => {
+                    TernaryEntry::Gemm | TernaryEntry::Batch => {
                         kernels.gemm_i2_s(&packed, &activations, width, &mut out).map_err(text)?;
                     }
                 }
@@ -209,9 +209,9 @@ mod tests {
 
     /// Kernels for copies and pairs, and no others.
     #[derive(Debug)]
-    struct CopiesOnly;
+    struct CopiesAndPairs;
 
-    impl Kernels for CopiesOnly {
+    impl Kernels for CopiesAndPairs {
         fn isa(&self) -> Isa {
             Isa::Scalar
         }
@@ -247,20 +247,20 @@ mod tests {
             Bytes::Random { most: 2, signed: false, seed: 3 },
             Bytes::Random { most: 127, signed: true, seed: 4 },
         );
-        let (entry, copy, kernel) = (TernaryEntry::Gemm, true, None);
+        let (entry, copy, kernel) = (TernaryEntry::Batch, true, None);
         for (copy, pairs) in [(true, false), (false, true)] {
             let ternary =
                 KernelCase::Ternary { entry, blocks: 7, codes, activations, copy, pairs, kernel: None };
-            assert_eq!(ternary.on(&CopiesOnly).ok(), ternary.truth());
+            assert_eq!(ternary.on(&CopiesAndPairs).ok(), ternary.truth());
         }
         let (half, patterns) = (true, [Pattern::ALL[0]; 2]);
         let dot = KernelCase::Dot { half, copy, width: 640, patterns, seed: 5, kernel };
-        assert_eq!(dot.on(&CopiesOnly), dot.reference());
+        assert_eq!(dot.on(&CopiesAndPairs), dot.reference());
     }
 
     #[test]
     fn the_subject_takes_true_sums_also_where_sixteen_bits_wrap() {
-        for entry in [TernaryEntry::Dot, TernaryEntry::Gemv, TernaryEntry::Gemm] {
+        for entry in TernaryEntry::ALL {
             let forms = [(false, false), (true, false), (false, true)];
             for (isa, (copy, pairs)) in
                 kernels::available().into_iter().flat_map(|isa| forms.map(|form| (isa, form)))
