@@ -2,7 +2,7 @@
 //! weights and activations at their extremes among them.
 //!
 //! A product of one row of weights with one token counts as a row. `BITNET_KERNEL_ROWS` says how many
-//! there are to be; without it a small number keeps the tests fast. 10 million take a minute or two:
+//! there are to be; without it a small number keeps the tests fast. 10 million take some minutes:
 //! `BITNET_KERNEL_ROWS=10000000 cargo test --release -p engine --lib kernels::sweep`.
 
 use super::paired::Far;
