@@ -101,10 +101,7 @@ fn pairs<'a>(width: usize, packed: &'a [u8], q: &'a [i8], tokens: usize) -> Opti
     kernels.prefers_pairs().then(|| {
         let name = format!("{} pairs", kernels.isa());
         Contestant::new(name, vec![0.0; rows * tokens], move |out: &mut Vec<f32>| {
-            for tile in paired.tiles_mut(width, tokens) {
-                let q = &q[tile.tokens.start * width..tile.tokens.end * width];
-                kernels.pair_tile(q, width, tile);
-            }
+            paired.arrange(kernels, q, width);
             let mut out: Vec<&mut [f32]> = out.chunks_exact_mut(rows).collect();
             kernels.paired_gemm(Ternary::new(packed, width, 1.0), &paired, &quantized, &mut out);
         })

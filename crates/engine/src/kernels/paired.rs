@@ -19,7 +19,7 @@ use std::ops::Range;
 
 use aligned_vec::{AVec, CACHELINE_ALIGN};
 
-use super::{QuantizedRow, Ternary};
+use super::{Kernels, QuantizedRow, Ternary};
 use crate::quant::i2_s::{self, BLOCK};
 
 /// Tokens of a full tile.
@@ -157,6 +157,17 @@ impl PairedTokens {
         })
     }
 
+    /// Arranges all tokens of `q`, `[width, tokens]`, on this thread.
+    ///
+    /// # Panics
+    /// If `width` is not a multiple of 128.
+    pub fn arrange(&mut self, kernels: &dyn Kernels, q: &[i8], width: usize) {
+        for tile in self.tiles_mut(width, q.len() / width) {
+            let q = &q[tile.tokens.start * width..tile.tokens.end * width];
+            kernels.pair_tile(q, width, tile);
+        }
+    }
+
     /// Activations of a token.
     pub fn width(&self) -> usize {
         self.width
@@ -263,6 +274,7 @@ pub fn pair_sums(row: &[u8], tile: Tile<'_>) -> [i32; TILE] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::Scalar;
 
     #[test]
     fn every_element_is_in_one_pair_and_every_token_in_one_tile() {
@@ -278,6 +290,15 @@ mod tests {
             assert!(tiles.iter().cloned().flatten().eq(0..tokens), "{tiles:?}");
             assert!(tiles.iter().all(|tile| (1..=TILE).contains(&tile.len())), "{tiles:?}");
         }
+    }
+
+    #[test]
+    #[should_panic = "rows of one length"]
+    fn a_product_with_rows_of_another_length_is_refused() {
+        let (packed, mut paired) = ([0; 2 * BLOCK / 4], PairedTokens::default());
+        paired.arrange(&Scalar, &[1; BLOCK], BLOCK);
+        let weights = Ternary::new(&packed, 2 * BLOCK, 1.0);
+        Scalar.paired_gemm(weights, &paired, &[QuantizedRow::default()], &mut [&mut [0.0]]);
     }
 
     #[test]

@@ -154,10 +154,7 @@ fn paired_product(
     let (width, tokens) = (weights.width(), quantized.len());
     let arrange = |kernels: &dyn Kernels| {
         let mut paired = PairedTokens::default();
-        for tile in paired.tiles_mut(width, tokens) {
-            let q = &q[tile.tokens.start * width..tile.tokens.end * width];
-            kernels.pair_tile(q, width, tile);
-        }
+        paired.arrange(kernels, q, width);
         paired
     };
     let (paired, expected) = (arrange(kernels), arrange(&Scalar));

@@ -103,10 +103,7 @@ pub(super) fn are_faster(kernels: &dyn Kernels) -> bool {
     let packed = vec![0b01_10_00_01; PANEL * WIDTH / 4];
     let (weights, quantized) = (Ternary::new(&packed, WIDTH, 1.0), [QuantizedRow::default(); TOKENS]);
     let mut paired = PairedTokens::default();
-    for tile in paired.tiles_mut(WIDTH, TOKENS) {
-        let q = &q[tile.tokens.start * WIDTH..tile.tokens.end * WIDTH];
-        kernels.pair_tile(q, WIDTH, tile);
-    }
+    paired.arrange(kernels, &q, WIDTH);
     let mut out = vec![0.0; TOKENS * PANEL];
     // The least of some times, taken in turn: what disturbs one of them disturbs nothing.
     let mut least = [Duration::MAX; 2];

@@ -38,10 +38,7 @@ impl KernelCase {
                     }
                 } else if *pairs {
                     let mut paired = PairedTokens::default();
-                    for tile in paired.tiles_mut(width, tokens) {
-                        let q = &activations[tile.tokens.start * width..tile.tokens.end * width];
-                        kernels.pair_tile(q, width, tile);
-                    }
+                    paired.arrange(kernels, &activations, width);
                     let mut out: Vec<&mut [f32]> = out.chunks_exact_mut(rows).collect();
                     kernels.paired_gemm(Ternary::new(&packed, width, 1.0), &paired, &raw, &mut out);
                 } else {
